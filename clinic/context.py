@@ -1,0 +1,79 @@
+"""What every route needs, made once per process and passed in.
+
+Here: the one frozen bundle of it, and finding the patient a request speaks of.
+Not here: making it (clinic.app), routes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jinja2 import Environment
+
+from clinic.broadcast import Hub
+from clinic.painter import Board
+from clinic.patient_painter import PatientPages
+from clinic.questions import Readers
+from clinic.ward_live import Twin, WardLive
+from vocabulary.clock import Clock
+from vocabulary.errors import UnavailableError
+from vocabulary.settings import Settings
+from vocabulary.snapshot import SnapshotKey, snapshot_id
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running clinic."""
+
+    settings: Settings
+    clock: Clock
+    readers: Readers
+    ward: WardLive
+    board: Board
+    pages: PatientPages
+    hub: Hub
+    templates: Environment
+
+    @property
+    def identifier_system(self) -> str:
+        """Return the system our own patient numbers are told under."""
+        return f"urn:vigil:{self.settings.site}:patient"
+
+    @property
+    def snapshot_system(self) -> str:
+        """Return the system snapshot ids are told under."""
+        return f"urn:vigil:{self.settings.site}:snapshot"
+
+    async def survivor(self, patient_id: int) -> int | None:
+        """Return the id a patient is kept under; None when nobody has that number.
+
+        Raises:
+            UnavailableError: only the database could tell, and it does not answer.
+        """
+        try:
+            return await self.readers.survivor(patient_id)
+        except UnavailableError:
+            if self.ward.twin(patient_id) is not None:
+                return patient_id
+            raise
+
+    async def shown(self, twin: Twin) -> Twin:
+        """Keep a snapshot because it is shown now, so that its id leads to its bytes later; return it."""
+        try:
+            await self.readers.keep_shown(twin.body)
+        except UnavailableError:
+            # Never blank: it can still be made again from the log.
+            return twin
+        return twin
+
+    async def snapshot_body(self, key: SnapshotKey) -> bytes | None:
+        """Return a snapshot's bytes, from memory when it is the latest, else as kept.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        held = self.ward.twin(key.patient_id)
+        if held is not None and held.snapshot.snapshot_id == snapshot_id(key):
+            return held.body
+        kept = await self.readers.snapshot(key)
+        return kept.body if kept else None

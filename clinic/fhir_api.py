@@ -1,0 +1,300 @@
+"""The FHIR R4 door: CapabilityStatement, Patient, Observation, and the twin snapshot.
+
+Here: routes, status codes, OperationOutcome for everything that goes wrong.
+Not here: what resources look like (clinic.fhir_resources), search values (clinic.fhir_search), who may ask (a later
+issue's clinic.smart; until then the server answers loopback only).
+Source: HL7 FHIR R4 (4.0.1), RESTful API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from clinic.bed_view import news2_of
+from clinic.context import Context
+from clinic.fhir_capability import capability_statement
+from clinic.fhir_resources import (
+    DIASTOLIC,
+    SYSTOLIC,
+    Resource,
+    news2_observation,
+    observation,
+    outcome,
+    parse_observation_id,
+    patient,
+    pressure_panel,
+    snapshot_bundle,
+    snapshot_observation,
+)
+from clinic.fhir_search import Search, SearchError, cursor_text, newest_first, parse_search
+from clinic.questions import Measured, Person
+from vocabulary.concepts import by_key, by_number
+from vocabulary.errors import UnavailableError
+from vocabulary.records import ObservationStatus
+from vocabulary.snapshot import digest, from_bytes, parse_snapshot_id
+
+MEDIA_TYPE = "application/fhir+json"
+
+_KNOWN_PARAMETERS = frozenset(
+    {"patient", "subject", "code", "combo-code", "category", "date", "_count", "_cursor", "_format", "identifier", "_id"}
+)
+
+
+def respond(resource: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a resource as FHIR JSON."""
+    return Response(msgspec.json.encode(resource), status, headers, MEDIA_TYPE)
+
+
+def _failed(status: int, code: str, diagnostics: str) -> Response:
+    return respond(outcome("error", code, diagnostics), status)
+
+
+def _not_found(what: str) -> Response:
+    return _failed(404, "not-found", f"There is no {what}.")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+class FhirDoor:
+    """Answers FHIR requests from the stores and the live ward."""
+
+    def __init__(self, context: Context) -> None:
+        """Answer from `context`."""
+        self._context = context
+
+    def base(self, request: Request) -> str:
+        """Return this door's address as the client wrote it."""
+        return f"{request.base_url}fhir"
+
+    async def guarded(self, request: Request) -> Response | None:
+        """Return a refusal of what no route can answer: another format, or unknown parameters under strict handling."""
+        parameters = request.query_params
+        if parameters.get("_format", "json") not in {"json", "application/json", MEDIA_TYPE}:
+            return _failed(406, "not-supported", "Only JSON is spoken here.")
+        if "handling=strict" in request.headers.get("prefer", ""):
+            unknown = sorted(set(parameters) - _KNOWN_PARAMETERS)
+            if unknown:
+                return _failed(400, "not-supported", f"Unknown search parameters: {len(unknown)}. See /fhir/metadata.")
+        return None
+
+    async def metadata(self, request: Request) -> Response:
+        """Return what this door can do."""
+        return respond(capability_statement(self.base(request)))
+
+    async def _person(self, patient_id: int) -> Person:
+        people = await self._context.readers.people([patient_id])
+        return people.get(patient_id) or Person(patient_id)
+
+    async def read_patient(self, patient_id: str) -> Response:
+        """Return one Patient; a merged record's id leads to its survivor."""
+        number = _number(patient_id)
+        survivor = await self._context.survivor(number) if number is not None else None
+        if survivor is None:
+            return _not_found("such patient")
+        return respond(patient(await self._person(survivor), self._context.identifier_system))
+
+    async def search_patients(self, request: Request, parameters: Sequence[tuple[str, str]]) -> Response:
+        """Return the patients a hospital's identifier, or our own, leads to."""
+        asked = [(name, value) for name, value in parameters if name in {"identifier", "_id"}]
+        if not asked:
+            return _failed(400, "required", "Patient search needs `identifier` or `_id`.")
+        found: set[int] | None = None
+        for name, value in asked:
+            matches = await self._patients_of(name, value)
+            found = matches if found is None else found & matches
+        people = [await self._person(patient_id) for patient_id in sorted(found or ())]
+        resources = [patient(person, self._context.identifier_system) for person in people]
+        # The link to itself would repeat the identifier in logs and histories: it names the search, not the value.
+        return respond(self._searchset(request, "Patient", resources, f"{self.base(request)}/Patient", None))
+
+    async def _patients_of(self, name: str, value: str) -> set[int]:
+        context = self._context
+        system, bar, code = value.rpartition("|")
+        if name == "_id" or system == context.identifier_system:
+            number = _number(code)
+            survivor = await context.survivor(number) if number is not None else None
+            return set() if survivor is None else {survivor}
+        return set(await context.readers.find_by_identifier(system or None if bar else None, code))
+
+    async def search_observations(self, request: Request, parameters: Sequence[tuple[str, str]]) -> Response:
+        """Return a page of a patient's Observations, newest first."""
+        context = self._context
+        references = [value for name, value in parameters if name in {"patient", "subject"}]
+        if len(references) != 1:
+            return _failed(400, "required", "Observation search needs exactly one `patient`.")
+        number = _number(references[0].removeprefix("Patient/"))
+        if number is None:
+            return _failed(400, "value", "patient: expected Patient/<number>.")
+        try:
+            search = parse_search(parameters, max(context.clock.now_us(), context.ward.log_time_us()))
+        except SearchError as error:
+            return _failed(400, "value", f"{error}.")
+        survivor = await context.survivor(number)
+        resources: list[Resource] = []
+        next_link = None
+        here = f"{self.base(request)}/Observation"
+        if survivor is not None:
+            page = await newest_first(context.readers, survivor, search)
+            resources = self._scores(survivor, search, self.base(request)) + page.resources
+            if page.next_cursor:
+                kept = [(name, value) for name, value in parameters if name in _KNOWN_PARAMETERS - {"_cursor"}]
+                next_link = f"{here}?{urlencode([*kept, ('_cursor', cursor_text(page.next_cursor))])}"
+        used = [(name, value) for name, value in parameters if name in _KNOWN_PARAMETERS]
+        return respond(self._searchset(request, "Observation", resources, f"{here}?{urlencode(used)}", next_link))
+
+    def _scores(self, patient_id: int, search: Search, base: str) -> list[Resource]:
+        twin = self._context.ward.twin(patient_id)
+        if not search.with_news2 or twin is None or search.cursor is not None:
+            return []
+        score = news2_of(twin.snapshot)
+        if score is None or not search.from_us <= twin.snapshot.as_of_us < search.to_us:
+            return []
+        return [news2_observation(twin.snapshot, score, base)]
+
+    def _searchset(
+        self, request: Request, kind: str, resources: list[Resource], self_link: str, next_link: str | None
+    ) -> Resource:
+        links = [{"relation": "self", "url": self_link}]
+        if next_link:
+            links.append({"relation": "next", "url": next_link})
+        bundle: Resource = {"resourceType": "Bundle", "type": "searchset"}
+        if next_link is None and "_cursor" not in request.query_params:
+            bundle["total"] = len(resources)
+        bundle["link"] = links
+        if resources:
+            base = self.base(request)
+            bundle["entry"] = [
+                {"fullUrl": f"{base}/{kind}/{one['id']}", "resource": one, "search": {"mode": "match"}}
+                for one in resources
+            ]
+        return bundle
+
+    async def read_observation(self, request: Request, resource_id: str) -> Response:
+        """Return one Observation, entered in error or not; its id is its measurement's, or a snapshot's signal."""
+        if "." in resource_id:
+            return await self._snapshot_part(request, resource_id)
+        parts = parse_observation_id(resource_id)
+        survivor = await self._context.survivor(parts.patient_id) if parts else None
+        if parts is None or survivor is None:
+            return _not_found("such observation")
+        revisions = await self._context.readers.revisions(survivor, parts.concept, parts.effective_at_us)
+        mine = _in_order(revisions, parts.source_key)
+        if not mine:
+            return _not_found("such observation")
+        measured = mine[-1]
+        if by_number(parts.concept).key in {SYSTOLIC, DIASTOLIC}:
+            return respond(await self._panel(survivor, measured))
+        return respond(observation(measured, len(mine)))
+
+    async def _panel(self, patient_id: int, measured: Measured) -> Resource:
+        """Return the whole blood pressure a systolic or diastolic belongs to."""
+        is_systolic = by_number(measured.concept).key == SYSTOLIC
+        other = by_key(DIASTOLIC if is_systolic else SYSTOLIC).number
+        found = await self._context.readers.revisions(patient_id, other, measured.effective_at_us)
+        beside = [one for one in found if one.device == measured.device and one.feed == measured.feed]
+        partner = max(beside, key=_place_in_log, default=None)
+        if partner is not None and partner.status is ObservationStatus.ENTERED_IN_ERROR:
+            partner = None
+        return pressure_panel(measured, partner) if is_systolic else pressure_panel(partner, measured)
+
+    async def _snapshot_part(self, request: Request, resource_id: str) -> Response:
+        snapshot_text, _, suffix = resource_id.partition(".")
+        try:
+            key = parse_snapshot_id(snapshot_text)
+        except ValueError:
+            return _not_found("such observation")
+        body = await self._context.snapshot_body(key)
+        part = snapshot_observation(from_bytes(body), suffix, self.base(request)) if body else None
+        return respond(part) if part else _not_found("such observation in a kept snapshot")
+
+    async def twin_snapshot(self, request: Request, patient_id: str) -> Response:
+        """Return a patient's latest twin snapshot as a Bundle."""
+        number = _number(patient_id)
+        survivor = await self._context.survivor(number) if number is not None else None
+        twin = await self._context.pages.twin(survivor) if survivor is not None else None
+        if twin is None:
+            return _not_found("twin of such a patient")
+        await self._context.shown(twin)
+        hexadecimal = digest(twin.body).hex()
+        bundle = snapshot_bundle(twin.snapshot, hexadecimal, self.base(request), self._context.snapshot_system)
+        return respond(bundle, headers={"ETag": f'W/"{hexadecimal}"'})
+
+
+def _place_in_log(measured: Measured) -> tuple[int, int, int]:
+    return measured.position, measured.raw_index, measured.value_index
+
+
+def _in_order(revisions: Sequence[Measured], source_key: int) -> list[Measured]:
+    return sorted((one for one in revisions if one.source_key == source_key), key=_place_in_log)
+
+
+def fhir_router(context: Context) -> APIRouter:
+    """Return the routes under /fhir."""
+    door = FhirDoor(context)
+    router = APIRouter(prefix="/fhir")
+
+    @router.get("/metadata")
+    async def metadata(request: Request) -> Response:
+        return await door.guarded(request) or await door.metadata(request)
+
+    @router.get("/Patient")
+    async def search_patients(request: Request) -> Response:
+        return await door.guarded(request) or await door.search_patients(request, request.query_params.multi_items())
+
+    @router.post("/Patient/_search")
+    async def post_patients(request: Request) -> Response:
+        return await door.search_patients(request, await _form(request))
+
+    @router.get("/Patient/{patient_id}")
+    async def read_patient(request: Request, patient_id: str) -> Response:
+        return await door.guarded(request) or await door.read_patient(patient_id)
+
+    @router.get("/Patient/{patient_id}/$twin-snapshot")
+    async def twin_snapshot(request: Request, patient_id: str) -> Response:
+        return await door.guarded(request) or await door.twin_snapshot(request, patient_id)
+
+    @router.get("/Observation")
+    async def search_observations(request: Request) -> Response:
+        return await door.guarded(request) or await door.search_observations(
+            request, request.query_params.multi_items()
+        )
+
+    @router.post("/Observation/_search")
+    async def post_observations(request: Request) -> Response:
+        return await door.search_observations(request, await _form(request))
+
+    @router.get("/Observation/{resource_id}")
+    async def read_observation(request: Request, resource_id: str) -> Response:
+        return await door.guarded(request) or await door.read_observation(request, resource_id)
+
+    return router
+
+
+_LARGEST_FORM = 8192
+
+
+async def _form(request: Request) -> list[tuple[str, str]]:
+    """Return the parameters of a POSTed search: identifiers then stay out of addresses."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST_FORM:
+            return []
+    return [*request.query_params.multi_items(), *parse_qsl(bytes(body).decode("utf-8", "replace"))]
+
+
+def fhir_failure(status: int, error: Exception) -> Response:
+    """Return what went wrong outside a route, as FHIR says it."""
+    if isinstance(error, UnavailableError):
+        return _failed(503, "transient", "The database does not answer. Try again.")
+    codes = {404: "not-found", 405: "not-supported"}
+    diagnostics = {404: "There is no such resource or operation.", 405: "This method is not supported here."}
+    return _failed(status, codes.get(status, "exception"), diagnostics.get(status, "The request could not be answered."))
+
+

@@ -1,0 +1,249 @@
+"""The ward board's painter: a bed is rendered once per change, and that one rendering goes to every viewer.
+
+Here: which beds changed, their HTML, the events that carry it, names of patients, the feeds' strip.
+Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), a patient's own page (clinic.patient_painter).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import msgspec
+from jinja2 import Environment
+
+from clinic.bed_view import BedRow, bed_row, waiting_row
+from clinic.broadcast import Hub, encode
+from clinic.charts import HOUR_US, TREND_HOURS
+from clinic.questions import House, Person, Readers, Stay
+from clinic.ward_live import WardLive
+from vocabulary.clock import Clock
+from vocabulary.errors import UnavailableError
+
+ALL_WARDS = "wards"
+"""The topic of those who watch every ward."""
+
+_PEOPLE_EVERY_S = 20.0  # a name told after the first snapshot (A08), or a stay without a snapshot, shows within this
+_HOUSE_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.25  # how long a new bed may stand without its name
+_DATABASE_RETRY_S = 2.0
+
+
+def ward_topic(ward: str) -> str:
+    """Return the topic of those who watch one ward."""
+    return f"ward:{ward}"
+
+
+@dataclass(frozen=True, slots=True)
+class PaintedBed:
+    """A row and its one rendering."""
+
+    row: BedRow
+    html: str
+    version: int  # of the board, when this bed last changed
+
+
+class Board:
+    """Every occupied bed, rendered."""
+
+    def __init__(
+        self, ward: WardLive, readers: Readers, hub: Hub, templates: Environment, clock: Clock, paint_interval_s: float
+    ) -> None:
+        """Paint at most once every `paint_interval_s`, so that a burst of snapshots is one event."""
+        self._ward = ward
+        self._readers = readers
+        self._hub = hub
+        self._template = templates.get_template("_bed.html")
+        self._house_template = templates.get_template("_house.html")
+        self._clock = clock
+        self._interval_s = paint_interval_s
+        self._beds: dict[int, PaintedBed] = {}
+        self._stays: dict[int, Stay] = {}
+        self._people: dict[int, Person] = {}
+        self._dirty: set[int] = set()
+        self._wake = asyncio.Event()
+        self.house: House | None = None
+        self.house_html = ""
+        self.version = 0
+        self.renders = 0
+        ward.on_change(self.touch)
+
+    def touch(self, patient_id: int) -> None:
+        """Say that a patient's bed may look different now."""
+        self._dirty.add(patient_id)
+        self._wake.set()
+
+    def person(self, patient_id: int) -> Person | None:
+        """Return who a patient is, as last read."""
+        return self._people.get(patient_id)
+
+    def learn(self, people: dict[int, Person]) -> None:
+        """Take over who people are; beds whose name changed are painted again."""
+        for patient_id, person in people.items():
+            if self._people.get(patient_id) != person:
+                self._people[patient_id] = person
+                self.touch(patient_id)
+
+    def beds(self, ward: str | None = None) -> list[PaintedBed]:
+        """Return the beds of one ward, or of all."""
+        return [bed for bed in self._beds.values() if ward is None or bed.row.ward == ward]
+
+    def wards(self) -> list[tuple[str, int]]:
+        """Return (ward, number of beds), by name."""
+        counts: dict[str, int] = {}
+        for bed in self._beds.values():
+            counts[bed.row.ward] = counts.get(bed.row.ward, 0) + 1
+        return sorted(counts.items())
+
+    def repaint_event(self, ward: str | None, since: int) -> bytes:
+        """Return what a viewer who saw the board at version `since` needs to see it as it is."""
+        beds = self.beds(ward)
+        changed = [bed for bed in beds if bed.version > since]
+        return self._event(changed, [], everyone=[bed.row.patient_id for bed in beds])
+
+    def paint(self) -> list[int]:
+        """Render every touched bed whose row changed, send the changes, and return the patients repainted."""
+        dirty, self._dirty = self._dirty, set()
+        self._wake.clear()
+        changed: dict[str, list[PaintedBed]] = {}
+        left: dict[str, list[int]] = {}
+        gone: list[int] = []
+        for patient_id in sorted(dirty):
+            row = self._row(patient_id)
+            before = self._beds.get(patient_id)
+            if before is not None and (row is None or row.ward != before.row.ward):
+                left.setdefault(before.row.ward, []).append(patient_id)
+            if row is None:
+                if self._beds.pop(patient_id, None):
+                    gone.append(patient_id)
+            elif before is None or before.row != row:
+                bed = PaintedBed(row, self._render(row), self.version + 1)
+                self._beds[patient_id] = bed
+                changed.setdefault(row.ward, []).append(bed)
+        if changed or left:
+            self.version += 1
+            self._send(changed, left, gone)
+        return [bed.row.patient_id for beds in changed.values() for bed in beds]
+
+    def _row(self, patient_id: int) -> BedRow | None:
+        twin = self._ward.twin(patient_id)
+        person = self._people.get(patient_id)
+        if twin is not None:
+            if not twin.snapshot.is_admitted:
+                return None
+            return bed_row(twin.snapshot, person, self._ward.trend(patient_id))
+        stay = self._stays.get(patient_id)
+        return waiting_row(stay, person, self._clock.now_us()) if stay else None
+
+    def _render(self, row: BedRow) -> str:
+        self.renders += 1
+        return self._template.render(row=row)
+
+    def _event(self, beds: Collection[PaintedBed], gone: list[int], everyone: list[int] | None = None) -> bytes:
+        data: dict[str, object] = {
+            "version": self.version,
+            "beds": [{"id": bed.row.patient_id, "html": bed.html} for bed in beds],
+            "gone": gone,
+        }
+        if everyone is not None:
+            data["everyone"] = everyone
+        return encode("beds", data)
+
+    def _send(self, changed: dict[str, list[PaintedBed]], left: dict[str, list[int]], gone: list[int]) -> None:
+        for ward in sorted(changed.keys() | left.keys()):
+            # Those who watch all wards keep a bed that only moved.
+            if self._hub.has(ward_topic(ward)):
+                self._hub.send([ward_topic(ward)], self._event(changed.get(ward, []), left.get(ward, [])))
+        if self._hub.has(ALL_WARDS):
+            everywhere = [bed for beds in changed.values() for bed in beds]
+            self._hub.send([ALL_WARDS], self._event(everywhere, gone))
+
+    async def keep_painted(self) -> None:
+        """Paint until cancelled."""
+        while True:
+            await self._wake.wait()
+            self.paint()
+            await asyncio.sleep(self._interval_s)
+
+    async def keep_informed(self) -> None:
+        """Read names, open stays, older scores and the feeds until cancelled; the board lives on without them."""
+        asked: set[int] = set()
+        has_history: set[int] = set()
+        people_at_s = house_at_s = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                unnamed = {patient_id for patient_id in self._ward.admitted() if patient_id not in self._people}
+                if loop.time() >= people_at_s:
+                    await self._read_stays()
+                    asked = unnamed
+                    people_at_s = loop.time() + _PEOPLE_EVERY_S
+                elif unnamed - asked:
+                    asked |= unnamed
+                    self.learn(await self._readers.people(unnamed))
+                await self._read_history(has_history)
+                if loop.time() >= house_at_s:
+                    await self._read_house()
+                    house_at_s = loop.time() + _HOUSE_EVERY_S
+                await asyncio.sleep(_LOOK_EVERY_S)
+            except UnavailableError:
+                self._forget_house()
+                house_at_s = 0.0
+                await asyncio.sleep(_DATABASE_RETRY_S)
+
+    async def _read_stays(self) -> None:
+        stays = {stay.patient_id: stay for stay in await self._readers.stays()}
+        for patient_id in stays.keys() | self._stays.keys():
+            if stays.get(patient_id) != self._stays.get(patient_id):
+                self.touch(patient_id)
+        self._stays = stays
+        self.learn(await self._readers.people(set(self._ward.admitted()) | stays.keys()))
+
+    async def _read_history(self, has_history: set[int]) -> None:
+        new = set(self._ward.admitted()) - has_history
+        if not new:
+            return
+        to_us = self._ward.log_time_us()
+        found = await self._readers.score_history(new, to_us - TREND_HOURS * HOUR_US, to_us)
+        has_history |= new
+        for patient_id, points in found.items():
+            self._ward.remember(patient_id, points)
+            self.touch(patient_id)
+
+    async def _read_house(self) -> None:
+        house = await self._readers.house()
+        if house != self.house:
+            self._show_house(house)
+
+    def _forget_house(self) -> None:
+        if self.house is not None or not self.house_html:
+            self._show_house(None)
+
+    def _show_house(self, house: House | None) -> None:
+        self.house = house
+        self.house_html = self._house_template.render(house=house)
+        self._hub.send([ALL_WARDS, *self._ward_topics()], encode("house", {"html": self.house_html}))
+
+    def _ward_topics(self) -> list[str]:
+        return [topic for topic in self._hub.topics() if topic.startswith("ward:")]
+
+    def pulse(self) -> bytes:
+        """Return the event that tells a page it is being heard, and how fresh the twins are."""
+        quiet_s = self._ward.quiet_s()
+        return encode(
+            "pulse",
+            {
+                "now_us": self._clock.now_us(),
+                "log_us": self._ward.log_time_us(),
+                "quiet_s": None if quiet_s is None else round(quiet_s, 1),
+                "is_connected": self._ward.is_connected,
+            },
+        )
+
+    async def keep_pulsing(self, every_s: float) -> None:
+        """Send the pulse to everybody until cancelled."""
+        while True:
+            self._hub.send(self._hub.topics(), self.pulse())
+            await asyncio.sleep(every_s)
+

@@ -1,0 +1,141 @@
+"""HL7 v2 messages into records: observations, patients' movements, merges.
+
+Here: ORU^R01 (laboratory and IHE PCD-01) and ADT A01, A02, A03, A04, A08, A11, A13, A40; the door to all `hl7v2_*`.
+Not here: framing (interop.mllp), sockets (twin.ingress), code and unit maps (interop.terminology), whose bed it is
+(twin.directory).
+Source: HL7 v2.3 to v2.9, chapters 2, 3 and 7; IHE PCD TF-2, Device Enterprise Communication.
+
+`decode` takes any bytes: the answer is a Message or a Rejected, never an exception, in time linear in the body and
+memory of at most 40 times its size plus 1 MiB.
+"""
+
+from __future__ import annotations
+
+from datetime import tzinfo
+from typing import Final
+
+from interop.hl7v2_ack import acknowledge
+from interop.hl7v2_header import decode_header, header_of
+from interop.hl7v2_observations import ObservationReader
+from interop.hl7v2_patients import (
+    read_event_code,
+    read_event_time,
+    read_patient,
+    read_prior_identifiers,
+    read_visit,
+)
+from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Reading, Visit
+from interop.hl7v2_text import ABSENT, Dialect, dialect, read_text, shorten, split_segments
+from vocabulary.records import Movement, Reason, Rejected
+
+__all__ = [
+    "Header",
+    "Identifier",
+    "Message",
+    "PatientIdentity",
+    "Reading",
+    "Visit",
+    "acknowledge",
+    "decode",
+    "decode_header",
+]
+
+MOVEMENTS: Final = {
+    "A01": Movement.ADMIT,
+    "A02": Movement.TRANSFER,
+    "A03": Movement.DISCHARGE,
+    "A04": Movement.ADMIT,  # registered in the emergency department: the stay begins
+    "A08": Movement.UPDATE,
+    "A11": Movement.CANCEL_ADMIT,
+    "A13": Movement.CANCEL_DISCHARGE,
+}
+MERGE: Final = "A40"
+
+_FREE_SEGMENTS: Final = 1_024
+_BYTES_PER_SEGMENT: Final = 6
+_SUPPORTED: Final = "ORU^R01 or ADT^" + ", ".join((*MOVEMENTS, MERGE))
+
+
+def decode(body: bytes, zone: tzinfo) -> Message | Rejected:
+    """Return what a message says, or why it cannot be understood.
+
+    Args:
+        body: one message as it came, without framing.
+        zone: where the clock of the feed hangs, for timestamps without an offset.
+
+    Returns:
+        The message; single values that were not understood are in its `rejected`. A message of another kind is a
+        Rejected with `UNSUPPORTED_MESSAGE` whose `found` names it; `decode_header` reads it all the same.
+    """
+    text = read_text(body)
+    if isinstance(text, Rejected):
+        return text
+    if ABSENT in text.text:
+        return Rejected(Reason.MALFORMED, "message", "text without NUL characters", "a NUL character")
+    if text.text.count("\r") + text.text.count("\n") > _FREE_SEGMENTS + len(body) // _BYTES_PER_SEGMENT:
+        return Rejected(Reason.TOO_LARGE, "message", "segments that hold something", "nearly empty lines")
+    reader = dialect(text.text[3], text.msh[1], text.codec, zone)
+    header = header_of(text, reader)
+    segments = split_segments(text.text)
+    trigger = _trigger(header, segments, reader)
+    if isinstance(trigger, Rejected):
+        return trigger
+    if not header.control_id:
+        return Rejected(Reason.MALFORMED, "MSH-10", "a control id", "none")
+    observations = ObservationReader(reader, header, len(body))
+    refused = observations.read(segments, has_participants="PRT" in text.text)
+    if refused is not None:
+        return refused
+    return _message(header, trigger, observations, reader)
+
+
+def _trigger(header: Header, segments: list[str], reader: Dialect) -> str | Rejected:
+    """Return the supported trigger event of a message, as MSH-9 names it or, before v2.3, EVN-1."""
+    kind, trigger = header.message_type, header.trigger
+    if kind == "ORU" and trigger in {"R01", ""}:
+        return "R01"
+    if kind == "ADT":
+        if not trigger:
+            event = next((segment for segment in segments if segment.startswith("EVN")), "")
+            trigger = read_event_code(event, reader)
+        if trigger in MOVEMENTS or trigger == MERGE:
+            return trigger
+    if not kind:
+        return Rejected(Reason.MALFORMED, "MSH-9", "a message type", "none")
+    return Rejected(Reason.UNSUPPORTED_MESSAGE, "MSH-9", _SUPPORTED, shorten(f"{kind}^{trigger}"))
+
+
+def _message(header: Header, trigger: str, observations: ObservationReader, reader: Dialect) -> Message | Rejected:
+    """Put together what the segments said, or say what the trigger needs and did not get."""
+    others = observations.others
+    is_movement = trigger != "R01"
+    patient = read_patient(others["PID"], reader) if "PID" in others else None
+    visit = read_visit(others["PV1"], reader, is_movement=is_movement) if "PV1" in others else None
+    event_at_us = read_event_time(others["EVN"], reader) if is_movement and "EVN" in others else None
+    prior = read_prior_identifiers(others["MRG"], reader) if "MRG" in others else ()
+    if isinstance(patient, Rejected):
+        return patient
+    if isinstance(visit, Rejected):
+        return visit
+    if isinstance(event_at_us, Rejected):
+        return event_at_us
+    if isinstance(prior, Rejected):
+        return prior
+    if is_movement and patient is None:
+        return Rejected(Reason.MALFORMED, "PID", "the patient of an ADT", "none")
+    if is_movement and observations.is_about_several:
+        return Rejected(Reason.IDENTITY_CONFLICT, "PID[2]", "one patient a message", "another patient's PID")
+    if trigger == MERGE and not prior:
+        return Rejected(Reason.MALFORMED, "MRG-1", "the identifiers that a merge retires", "none")
+    return Message(
+        header=header,
+        patient=patient,
+        visit=visit,
+        movement=MOVEMENTS.get(trigger),
+        event_at_us=event_at_us,
+        prior_identifiers=prior,
+        is_merge=trigger == MERGE,
+        readings=observations.readings,
+        rejected=observations.rejected,
+        without_value=observations.without_value,
+    )

@@ -1,0 +1,138 @@
+"""Who a message is about and where the patient lies: PID, PV1, MRG, EVN.
+
+Here: those segments into records.
+Not here: who that is in our house (twin.directory), observations (interop.hl7v2_observations).
+Source: HL7 v2.6 chapter 3; v2.3 for PID-2 and PID-4, which later versions withdrew.
+
+PID-2 and PID-4 are read only where PID-3 names nobody: newer senders repeat PID-3 there, without the authority.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from interop.hl7v2_records import Identifier, PatientIdentity, Visit
+from interop.hl7v2_text import BAD_TIME, NULL, Dialect, shorten
+from interop.hl7v2_time import parse_date
+from vocabulary.records import Place, Reason, Rejected
+
+MOST_IDENTIFIERS: Final = 64
+"""More repetitions of PID-3 or MRG-1 than any person has: refused, so that memory stays in proportion to the input."""
+
+_SEXES: Final = {"M": "male", "F": "female", "O": "other", "A": "other", "X": "other"}
+
+
+def read_patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
+    """Return PID as an identity; its identifiers may be none, as monitors at a bed without a patient send it."""
+    fields = _fields(segment, reader, 9)
+    identifiers: tuple[Identifier, ...] = ()
+    for number in (3, 2, 4):
+        found = read_identifiers(fields[number], reader, f"PID-{number}")
+        if isinstance(found, Rejected):
+            return found
+        if found:
+            identifiers = found
+            break
+    name = fields[5].partition(reader.repetition)[0].split(reader.component, 2)
+    return PatientIdentity(
+        identifiers=identifiers,
+        family_name=reader.plain(name[0]),
+        given_name=reader.plain(name[1]) if len(name) > 1 else "",
+        birth_date=parse_date(fields[7].partition(reader.component)[0].strip()) if fields[7] else "",
+        sex=_SEXES.get(fields[8].partition(reader.component)[0].strip().upper(), "unknown"),
+    )
+
+
+def read_identifiers(field: str, reader: Dialect, where: str) -> tuple[Identifier, ...] | Rejected:
+    """Return the identifiers of a repeating CX field, in order, without the empty ones."""
+    if not field or field == NULL:
+        return ()
+    if field.count(reader.repetition) >= MOST_IDENTIFIERS:
+        expected = f"at most {MOST_IDENTIFIERS} identifiers"
+        return Rejected(Reason.MALFORMED, where, expected, f"{field.count(reader.repetition) + 1}")
+    identifiers = []
+    for repetition in field.split(reader.repetition):
+        parts = (repetition + reader.component * 5).split(reader.component, 5)
+        value = reader.plain(parts[0])
+        if value:
+            identifiers.append(Identifier(value, _authority(parts[3], reader), reader.plain(parts[4])))
+    return tuple(identifiers)
+
+
+def read_visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | Rejected:
+    """Return PV1 as a visit.
+
+    Args:
+        segment: the PV1 segment.
+        reader: the message's dialect.
+        is_movement: the message moves a stay, so that a time of it that cannot be read makes it useless; beside
+            observations such a time is left out.
+    """
+    fields = _fields(segment, reader, 46)
+    times: list[int | None] = []
+    for number in (44, 45):
+        at_us = reader.time(fields[number].partition(reader.repetition)[0])
+        if at_us == BAD_TIME:
+            if is_movement:
+                return bad_time(f"PV1-{number}", fields[number])
+            at_us = None
+        times.append(at_us)
+    return Visit(
+        patient_class=reader.plain(fields[2]),
+        place=_place(fields[3], reader),
+        prior_place=_place(fields[6], reader),
+        visit_number=reader.plain(fields[19].partition(reader.component)[0]),
+        admitted_at_us=times[0],
+        discharged_at_us=times[1],
+    )
+
+
+def read_event_time(segment: str, reader: Dialect) -> int | Rejected | None:
+    """Return when an event happened (EVN-6), else when it was recorded (EVN-2), else None."""
+    fields = _fields(segment, reader, 7)
+    for number in (6, 2):
+        at_us = reader.time(fields[number])
+        if at_us == BAD_TIME:
+            return bad_time(f"EVN-{number}", fields[number])
+        if at_us is not None:
+            return at_us
+    return None
+
+
+def read_event_code(segment: str, reader: Dialect) -> str:
+    """Return EVN-1, which names the trigger in messages older than MSH-9.2."""
+    return reader.plain(_fields(segment, reader, 2)[1])
+
+
+def patient_key(segment: str, reader: Dialect) -> str:
+    """Return the raw identifiers of a PID: equal for two PID segments of one person."""
+    return reader.field.join(_fields(segment, reader, 5)[2:5])
+
+
+def read_prior_identifiers(segment: str, reader: Dialect) -> tuple[Identifier, ...] | Rejected:
+    """Return MRG-1: the identifiers that a merge retires."""
+    return read_identifiers(_fields(segment, reader, 2)[1], reader, "MRG-1")
+
+
+def bad_time(where: str, found: str) -> Rejected:
+    """Return the rejection of a timestamp."""
+    return Rejected(Reason.BAD_TIMESTAMP, where, "YYYY[MM[DD[HH[MM[SS[.S]]]]]][+/-ZZZZ], 1800 to 2999", shorten(found))
+
+
+def _fields(segment: str, reader: Dialect, count: int) -> list[str]:
+    """Return the first `count` fields, padded; field n of the standard is at n."""
+    return (segment + reader.field * count).split(reader.field, count)[:count]
+
+
+def _authority(component: str, reader: Dialect) -> str:
+    """Return HD.1, else the universal identifier HD.2."""
+    parts = component.split(reader.subcomponent, 2)
+    return reader.plain(parts[0]) or (reader.plain(parts[1]) if len(parts) > 1 else "")
+
+
+def _place(field: str, reader: Dialect) -> Place:
+    if not field or field == NULL:
+        return Place()
+    first = field.partition(reader.repetition)[0]
+    ward, room, bed, facility, _ = (first + reader.component * 4).split(reader.component, 4)
+    return Place(reader.plain(ward), reader.plain(room), reader.plain(bed), reader.plain(facility))

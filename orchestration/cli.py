@@ -1,0 +1,265 @@
+"""The `vigil` command: what an operator types.
+
+Here: arguments, help, exit statuses.
+Not here: the work of each command (its module beside this one), which is imported only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vocabulary.settings import Settings
+
+OK, PROBLEM, UNUSABLE, UNAVAILABLE = 0, 1, 2, 3
+
+EPILOG = (
+    "Exit status: 0 all is well; 1 a problem was found (a remainder in the ledger, a replay that differs, a service "
+    "that is not well); 2 wrong usage or configuration; 3 not available (nothing runs, a server does not answer)."
+)
+
+app = typer.Typer(
+    name="vigil",
+    help="Vigil: a living, governed twin of every patient in a hospital. It informs; it is not a primary alarm.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its traceback shows local variables, which may hold patients' data
+)
+quarantine_app = typer.Typer(help="What was not accepted, why, and settling it.", no_args_is_help=True, epilog=EPILOG)
+app.add_typer(quarantine_app, name="quarantine")
+
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", help="Where the services keep everything; wins over VIGIL_DATA_DIR.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    from orchestration.storage import load_settings
+
+    return load_settings(data_dir)
+
+
+def _console(is_for_errors: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=is_for_errors)
+
+
+@app.command(epilog=EPILOG)
+def up(data_dir: DataDirOption = None) -> None:
+    """Start everything and keep it running until Ctrl-C or `vigil down`.
+
+    PostgreSQL and nats-server run from this environment's own binaries, under the data directory, on loopback, unless
+    VIGIL_DATABASE_URL or VIGIL_NATS_URL names others. A second `up` resumes on the same addresses.
+    """
+    from orchestration import status as work
+
+    work.up(_settings(data_dir), _console())
+
+
+@app.command(epilog=EPILOG)
+def down(data_dir: DataDirOption = None) -> None:
+    """Stop what runs, in reverse order; also ends what a killed `up` left behind."""
+    from orchestration import status as work
+
+    work.down(_settings(data_dir), _console())
+
+
+@app.command(epilog=EPILOG)
+def status(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Show every service's address and health."""
+    from orchestration import status as work
+
+    if not work.status(_settings(data_dir), _console(), as_json):
+        raise typer.Exit(PROBLEM)
+
+
+@app.command(epilog=EPILOG)
+def demo(
+    beds: Annotated[int, typer.Option(min=1, max=500, help="Beds of the synthetic ward.")] = 16,
+    minutes: Annotated[
+        int, typer.Option(min=1, max=10_080, help="Minutes of the ward's time to play before the table is shown.")
+    ] = 180,
+    seed: Annotated[int, typer.Option(help="Chooses the patients and what befalls them.")] = 7,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=1, help="How much faster than real the ward's time runs; default: played in about a minute."),
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", exists=True, help="Play recorded stays instead: a folder of the PhysioNet 2012 challenge."
+        ),
+    ] = None,
+    stays: Annotated[int, typer.Option(min=1, max=4_000, help="How many recorded stays to play (with --from).")] = 48,
+    leave: Annotated[
+        bool, typer.Option("--exit", help="Stop everything afterwards; 0 only if nothing is missing.")
+    ] = False,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start everything in a data directory of its own and play a ward over real sockets.
+
+    Shows the ward as the twins see it and where to look. Everything a demonstration keeps lies in the folder `demo`
+    below the data directory, and is made anew each time. No real patient's data belongs there.
+    """
+    from orchestration import demo as work
+
+    plan = work.Plan(beds, minutes, seed, speed, recorded, stays, leave, as_json)
+    if not work.demo(_settings(data_dir), plan, _console(), _console(is_for_errors=True)):
+        raise typer.Exit(PROBLEM)
+
+
+@app.command(epilog=EPILOG)
+def replay(
+    snapshot_ids: Annotated[list[str] | None, typer.Argument(metavar="[SNAPSHOT_ID]...", show_default=False)] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Replay this many published snapshots, chosen at random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the sample.")] = 1,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild published snapshots from what was kept, and compare them bit for bit with what was published."""
+    from orchestration import replay as work
+
+    if not snapshot_ids and not sample:
+        raise typer.BadParameter("name a SNAPSHOT_ID, or give --sample N")
+    outcomes = asyncio.run(
+        work.replay(_settings(data_dir), snapshot_ids or [], sample, seed, _console(is_for_errors=True), not as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps(work.as_record(outcomes)))
+    else:
+        work.show(outcomes, _console())
+    if not all(outcome.is_same for outcome in outcomes):
+        raise typer.Exit(PROBLEM)
+
+
+@app.command(epilog=EPILOG)
+def verify(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Check the ledger: nothing vanished, no row was altered, every count has its items.
+
+    received = accepted + duplicate + quarantined + rejected + shed + pending, per message and per value.
+    """
+    from orchestration import verify as work
+
+    verdict = asyncio.run(work.verify(_settings(data_dir)))
+    if as_json:
+        typer.echo(json.dumps(work.as_record(verdict)))
+    else:
+        work.show(verdict, _console())
+    if not verdict.is_sound:
+        raise typer.Exit(PROBLEM)
+
+
+@app.command(epilog=EPILOG)
+def feeds(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Show what each sending system is doing: address, last heard, clock, counts."""
+    from orchestration import feeds as work
+
+    lines = asyncio.run(work.feed_lines(_settings(data_dir)))
+    if as_json:
+        typer.echo(json.dumps(work.as_record(lines)))
+    else:
+        work.show(lines, _console())
+
+
+@quarantine_app.command("list", epilog=EPILOG)
+def quarantine_list(
+    state: Annotated[str, typer.Option(help="open, released, discarded or all.")] = "open",
+    reason: Annotated[str | None, typer.Option(help="Only this reason, e.g. unknown_unit.")] = None,
+    feed: Annotated[str | None, typer.Option(help="Only this feed.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, newest first.")] = 50,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what was not accepted, newest first, with counts by reason. Shows patient data."""
+    from orchestration import quarantine as work
+
+    if state not in {"open", "released", "discarded", "all"}:
+        raise typer.BadParameter("expected open, released, discarded or all", param_hint="--state")
+    wanted = None if state == "all" else state
+    items, counts = asyncio.run(
+        work.find(_settings(data_dir), state=wanted, reason=work.reason_of(reason), feed=feed, limit=limit)  # type: ignore[arg-type]
+    )
+    if as_json:
+        record = {"counts": [count._asdict() for count in counts], "items": [work.as_record(item) for item in items]}
+        typer.echo(json.dumps(record))
+    else:
+        work.show_list(items, counts, _console())
+
+
+@quarantine_app.command("show", epilog=EPILOG)
+def quarantine_show(item: int, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Show one item with its message. Shows patient data."""
+    from orchestration import quarantine as work
+
+    found = asyncio.run(work.get(_settings(data_dir), item))
+    if as_json:
+        typer.echo(json.dumps(work.as_record(found)))
+    else:
+        work.show_item(found, _console())
+
+
+ItemsArgument = Annotated[list[int], typer.Argument(metavar="ITEM...", help="Numbers from `vigil quarantine list`.")]
+
+
+@quarantine_app.command("release", epilog=EPILOG)
+def quarantine_release(items: ItemsArgument, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Ask the normalizer to take whole messages back into the flow, now that what held them back is settled."""
+    _settle("release", items, data_dir, as_json)
+
+
+@quarantine_app.command("discard", epilog=EPILOG)
+def quarantine_discard(items: ItemsArgument, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Settle items without using them: they stay counted as they are, with who decided in the log."""
+    _settle("discard", items, data_dir, as_json)
+
+
+def _settle(action: str, items: list[int], data_dir: Path | None, as_json: bool) -> None:
+    from orchestration import quarantine as work
+
+    settled = asyncio.run(work.settle(_settings(data_dir), action, items))  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps([work.as_record(item) for item in settled]))
+    for item in settled:
+        if not as_json:
+            typer.echo(f"{item.item_id}: {item.state}" + (f" ({item.reason.value})" if item.state == "open" else ""))
+    if any(item.state == "open" for item in settled):
+        raise typer.Exit(PROBLEM)
+
+
+def main() -> None:
+    """Run the command and turn named errors into one paragraph and an exit status."""
+    try:
+        app()
+    except ConfigurationError as error:
+        _say(error, UNUSABLE)
+    except UnavailableError as error:
+        _say(error, UNAVAILABLE)
+    except VigilError as error:
+        _say(error, PROBLEM)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE}:
+            raise
+        _say(ConfigurationError(f"{error.strerror}: {error.filename or 'a file'}."), UNUSABLE)
+
+
+def _say(error: VigilError, exit_status: int) -> None:
+    typer.echo(f"vigil: {error}", err=True)
+    sys.exit(exit_status)

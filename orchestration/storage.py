@@ -1,0 +1,125 @@
+"""The database and the bus of a data directory for one command: those that run, or started for as long as it takes.
+
+Here: finding the directory that is meant, and settings whose addresses can be connected to.
+Not here: running the whole house (orchestration.services), what the commands ask (verify, feeds, quarantine, replay).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr, ValidationError
+
+from orchestration.data_dir import DataDir
+from orchestration.embedded import EmbeddedNats, EmbeddedPostgres
+from orchestration.services import connected, embedded_servers, end_leftovers, migrate, resolve
+from stores import database
+from stores.database import Connection
+from vocabulary.errors import ConfigurationError, UnavailableError
+from vocabulary.settings import Settings
+
+DEMO_FOLDER = "demo"
+"""Where demonstrations keep their data, below the data directory: never beside real patients."""
+
+
+def load_settings(data_dir: Path | None = None) -> Settings:
+    """Return the operator's settings, from VIGIL_* variables and vigil.toml.
+
+    Args:
+        data_dir: wins over both.
+
+    Raises:
+        ConfigurationError: a value cannot be used; names the setting, never its value.
+    """
+    try:
+        return Settings() if data_dir is None else Settings(data_dir=data_dir.expanduser().absolute())
+    except ValidationError as error:
+        # pydantic's own text quotes what it was given, passwords included.
+        faults = "; ".join(
+            f"VIGIL_{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+        raise ConfigurationError(f"Settings cannot be used. {faults}.") from None
+    except ValueError as error:  # vigil.toml is not TOML, or a variable that should be JSON is not
+        raise ConfigurationError(f"Settings cannot be read: {error}") from None
+
+
+def locate(settings: Settings) -> DataDir:
+    """Return the data directory a command means: the configured one, or its demonstration when only that exists."""
+    data_dir = DataDir(settings.data_dir)
+    demo = DataDir(settings.data_dir / DEMO_FOLDER)
+    is_used = data_dir.live_state() is not None or data_dir.has_data
+    if settings.database_url is None and not is_used and (demo.live_state() is not None or demo.has_data):
+        return demo
+    return data_dir
+
+
+@contextmanager
+def reachable(settings: Settings) -> Iterator[Settings]:
+    """Give settings whose database and bus answer, starting the embedded servers for the block when nothing runs.
+
+    Raises:
+        UnavailableError: nothing runs, and there is nothing to start.
+        ConfigurationError: the embedded servers cannot start.
+    """
+    data_dir = locate(settings)
+    state = data_dir.live_state()
+    if state is not None:
+        postgres, nats = embedded_servers(data_dir, state.ports)
+        update: dict[str, object] = {"data_dir": data_dir.root}
+        if state.clock is not None:
+            update |= {
+                "clock_origin_us": state.clock.origin_us,
+                "clock_started_at_us": state.clock.started_at_us,
+                "clock_speed": state.clock.speed,
+            }
+        yield connected(settings.model_copy(update=update), postgres, nats)
+        return
+    if settings.database_url is None and not data_dir.has_data:
+        raise UnavailableError(
+            f"Nothing runs in {data_dir.root}, and nothing ever did. Start it with `vigil up` (or `vigil demo`), or "
+            "set VIGIL_DATA_DIR to where it runs."
+        )
+    data_dir.prepare()
+    with data_dir.lock():
+        end_leftovers(data_dir)
+        resolved, ports = resolve(settings, data_dir)
+        postgres, nats = embedded_servers(data_dir, ports)
+        with _started(postgres, nats):
+            complete = connected(resolved, postgres, nats)
+            migrate(complete)
+            yield complete
+
+
+@contextmanager
+def _started(postgres: EmbeddedPostgres | None, nats: EmbeddedNats | None) -> Iterator[None]:
+    try:
+        if postgres is not None:
+            postgres.start()
+        if nats is not None:
+            nats.start()
+        yield
+    finally:
+        if nats is not None:
+            nats.stop()
+        if postgres is not None:
+            postgres.stop()
+
+
+def secret(value: SecretStr | None) -> str:
+    """Return an address whose presence `reachable` has seen to."""
+    if value is None:
+        raise ConfigurationError("No database or bus address is set; use the settings that `reachable` gives.")
+    return value.get_secret_value()
+
+
+@asynccontextmanager
+async def connection(settings: Settings, purpose: str) -> AsyncIterator[Connection]:
+    """Open one connection to the database for one command and close it."""
+    opened = await database.connect(secret(settings.database_url), application_name=f"vigil {purpose}")
+    try:
+        yield opened
+    finally:
+        await opened.close()

@@ -1,0 +1,115 @@
+"""Row types of the clinical tables: patients, identifiers, merges, stays, places, associations.
+
+Here: what the directory hands to be written and what it starts from.
+Not here: SQL (stores.clinical, stores.clinical_write), the rules that make rows (twin.directory, twin.stays).
+Validity is in microseconds, half-open [from, to); knowledge is in log positions, half-open [known_from, known_to).
+Source: HL7 FHIR R4 Patient, Encounter, DeviceAssociation; Snodgrass 2000, bitemporal tables.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vocabulary.records import Place
+
+
+class PatientRow(msgspec.Struct, frozen=True):
+    """A person as we number them. `merged_into` is the next record of a merge chain, not always its end."""
+
+    patient_id: int
+    merged_into: int | None
+    family_name: str
+    given_name: str
+    birth_date: str  # ISO 8601, maybe only year or year and month; "" where not known
+    sex: str
+    created_position: int
+    updated_position: int
+
+
+class IdentifierRow(msgspec.Struct, frozen=True):
+    """A hospital's number for a person. A merge leaves it where it was: the redirect resolves it."""
+
+    authority: str
+    value: str
+    kind: str
+    patient_id: int
+    known_from: int
+    known_to: int | None = None
+
+
+class MergeRow(msgspec.Struct, frozen=True):
+    """One redirect. Undoing it sets `undone_position`; nothing else has to be restored."""
+
+    survivor_id: int
+    retired_id: int
+    merged_position: int
+    merged_at_us: int
+    undone_position: int | None = None
+
+
+class EncounterRow(msgspec.Struct, frozen=True):
+    """A stay as last known."""
+
+    encounter_id: int
+    patient_id: int
+    visit_number: str
+    patient_class: str
+    status: str
+    started_at_us: int
+    ended_at_us: int | None
+    known_from: int
+    updated_position: int
+
+
+class EncounterPlaceRow(msgspec.Struct, frozen=True):
+    """Where a stay was from `from_us` until `to_us`, and which kind of message said so."""
+
+    encounter_id: int
+    place: Place
+    placed_by: str
+    from_us: int
+    to_us: int | None
+    known_from: int
+    known_to: int | None = None
+
+
+class AssociationRow(msgspec.Struct, frozen=True):
+    """Whose values a bed's or a device's values are."""
+
+    subject_kind: str
+    subject: str
+    patient_id: int
+    encounter_id: int | None
+    from_us: int
+    to_us: int | None
+    source: str
+    known_from: int
+    known_to: int | None = None
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What is known now, whole: what a directory starts from."""
+
+    patients: list[PatientRow]
+    identifiers: list[IdentifierRow]
+    encounters: list[EncounterRow]
+    places: list[EncounterPlaceRow]
+    associations: list[AssociationRow]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What one transaction changes. A row in a `closed_` list carries the position at which it ceased to be known."""
+
+    patients: list[PatientRow]
+    identifiers: list[IdentifierRow]
+    merges: list[MergeRow]
+    encounters: list[EncounterRow]
+    closed_places: list[EncounterPlaceRow]
+    places: list[EncounterPlaceRow]
+    closed_associations: list[AssociationRow]
+    associations: list[AssociationRow]
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether there is nothing to write."""
+        return not any(getattr(self, name) for name in self.__struct_fields__)

@@ -1,0 +1,128 @@
+"""The ledger's equation with everything still in flight: does what came in equal what became of it?
+
+Here: counting RAW beyond the normalizer and the partition log beyond the engines, and the remainder.
+Not here: the ledger itself (stores.ledger), printing it (orchestration).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from stores import ledger, partition_log, positions, quarantine
+from stores.database import Connection, transaction
+from twin.bus import Bus
+from twin.normalizer import CONTROL_FEED
+from vocabulary.records import INCARNATION_SHIFT, RawPack
+
+_PACK = msgspec.msgpack.Decoder(RawPack)
+_SEQUENCE_MASK = (1 << INCARNATION_SHIFT) - 1
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One side of the books: messages, or values."""
+
+    received: int
+    accepted: int
+    duplicate: int
+    quarantined: int
+    rejected: int
+    shed: int
+    pending: int
+
+    @property
+    def remainder(self) -> int:
+        """Return what nobody accounts for: 0 when nothing vanished."""
+        return (
+            self.received - self.accepted - self.duplicate - self.quarantined - self.rejected - self.shed - self.pending
+        )
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The books of everything ever received."""
+
+    messages: Side
+    values: Side
+    without_value: int
+    waiting: int  # quarantined messages that an ADT or an association would release
+
+    @property
+    def remainder(self) -> int:
+        """Return the sum of both sides' absolute remainders."""
+        return abs(self.messages.remainder) + abs(self.values.remainder)
+
+
+async def raw_beyond(bus: Bus, sequence: int) -> int:
+    """Return how many messages RAW holds behind a sequence: received, and not yet looked at."""
+    extent = await bus.raw_extent()
+    if extent.last_sequence <= sequence:
+        return 0
+    reader = bus.raw_reader(sequence)
+    count = 0
+    try:
+        while True:
+            packs = await reader.take(timeout_s=2.0)
+            if not packs:
+                return count
+            for message in packs:
+                pack = _PACK.decode(message.data)
+                if pack.feed != CONTROL_FEED:
+                    count += len(pack.items)
+            if packs[-1].sequence >= extent.last_sequence:
+                return count
+    finally:
+        await reader.close()
+
+
+async def balance(connection: Connection, bus: Bus) -> Account:
+    """Return the books as of now.
+
+    Raises:
+        UnavailableError: PostgreSQL or JetStream does not answer.
+    """
+    async with transaction(connection):
+        await connection.execute("set transaction isolation level repeatable read")
+        sums = await ledger.balance(connection)
+        unfolded = await partition_log.unfolded(connection)
+        place = (await positions.read(connection))[positions.NORMALIZER]
+        waiting = await quarantine.waiting_count(connection)
+    extent = await bus.raw_extent()
+    async with transaction(connection):
+        incarnation = await positions.incarnation(connection, extent.identity)
+    sequence = place.position & _SEQUENCE_MASK if place.position >> INCARNATION_SHIFT == incarnation else 0
+    raw = await raw_beyond(bus, sequence)
+    messages, values = sums.messages, sums.values
+    return Account(
+        Side(
+            messages.received + raw,
+            messages.accepted,
+            messages.duplicate,
+            messages.quarantined,
+            messages.rejected,
+            messages.shed,
+            raw + unfolded.messages,
+        ),
+        Side(
+            values.received,
+            values.accepted,
+            values.duplicate,
+            values.quarantined,
+            values.rejected,
+            values.shed,
+            unfolded.values,
+        ),
+        sums.without_value,
+        waiting,
+    )
+
+
+async def drain(connection: Connection, bus: Bus, timeout_s: float) -> Account:
+    """Wait until nothing is pending any more, or `timeout_s` is over, and return the books."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        account = await balance(connection, bus)
+        is_over = asyncio.get_running_loop().time() > deadline
+        if is_over or (account.messages.pending == 0 and account.values.pending == 0):
+            return account
+        await asyncio.sleep(0.2)

@@ -1,0 +1,546 @@
+"""Events into state, snapshots and rows: one PostgreSQL transaction a cycle for all the partitions it owns.
+
+A cycle takes what has arrived, folds it, and in one transaction moves every touched partition's position (fenced), writes
+the values, minutes, ledger row, snapshots and outbox. Only then are snapshots published. Memory that was changed by a
+transaction that did not happen is thrown away whole and read back.
+
+Here: owning partitions, gaps, the cycle, publishing.
+Not here: folding (twin.state), what a snapshot says (twin.forecast), reading state back (twin.rebuilding).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import msgspec
+import numpy as np
+
+from models.features import FeatureWindow, median
+from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
+from stores.database import Connection, connect, transaction
+from stores.ledger import Entry, LedgerWriter
+from stores.timeseries import Sample
+from twin import health, rebuilding
+from twin.bus import Bus
+from twin.forecast import Forecaster
+from twin.state import MINUTE_US, Patient, Unresolved
+from vocabulary.clock import Clock
+from vocabulary.errors import BrokenInvariantError, UnavailableError
+from vocabulary.records import Merged, Moved, Movement, Observed, PartitionBatch, Tick, partition_of
+from vocabulary.settings import Settings
+from vocabulary.snapshot import Publication, SnapshotKey, canonical_bytes, digest
+
+_EVENT = msgspec.msgpack.Decoder(PartitionBatch | Tick)
+_ENCODER = msgspec.msgpack.Encoder()
+_log = logging.getLogger("vigil.engine")
+
+MAINTENANCE_S = 60.0
+"""How often the partition log is trimmed and closed hours are compacted, in real seconds."""
+LOG_KEEP_S = 600.0
+"""Folded batches stay this long in the partition log, for a person who wants to look."""
+COMPACTION_DELAY_US = 3600 * 1_000_000
+"""An hour is compacted this long after it ended, when most of what comes late has come."""
+_RESYNC_S = 2.0
+"""Without any tick for this long, batches may have been lost on the way: look into the partition log."""
+_LATENCIES = 100_000
+
+
+class Latencies:
+    """Socket to published snapshot, of the latest messages."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._seconds: deque[float] = deque(maxlen=_LATENCIES)
+        self.count = 0
+
+    def add(self, now_ns: int, received_ns: Iterable[int]) -> None:
+        """Take the messages a snapshot newly reflects."""
+        before = len(self._seconds)
+        self._seconds.extend((now_ns - received) / 1e9 for received in received_ns)
+        self.count += len(self._seconds) - before if len(self._seconds) < _LATENCIES else 1
+
+    def detail(self) -> health.Detail:
+        """Return the median and the 99th percentile in seconds."""
+        if not self._seconds:
+            return {}
+        p50, p99 = np.percentile(np.fromiter(self._seconds, float), (50, 99))
+        return {"latency_p50_s": round(float(p50), 4), "latency_p99_s": round(float(p99), 4)}
+
+
+class Engine:
+    """The state of the patients of some partitions. Thrown away whole when a transaction fails."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        forecaster: Forecaster,
+        clock: Clock,
+        ledger: LedgerWriter,
+        taken: dict[int, positions.Taken],
+    ) -> None:
+        """Use `open_engine`."""
+        self._settings = settings
+        self._connection = connection
+        self._forecaster = forecaster
+        self._clock = clock
+        self._ledger = ledger
+        self._epochs = {partition: row.epoch for partition, row in taken.items()}
+        self.positions = {partition: row.position for partition, row in taken.items()}
+        self._log_times = {partition: row.log_time_us for partition, row in taken.items()}
+        self.patients: dict[int, Patient] = {}
+        self.window = FeatureWindow(minutes.COLUMN_CONCEPTS)
+        self._kept_minutes: dict[int, int] = {}  # patient -> minute of the newest body kept
+        self._published_outbox: list[int] = []
+        self.latencies = Latencies()
+        self.values = 0
+        self.snapshots = 0
+        self.cycles = 0
+
+    @property
+    def log_time_us(self) -> int:
+        """Return the newest log time of any owned partition."""
+        return max(self._log_times.values(), default=0)
+
+    async def load(self) -> None:
+        """Read back the patients of the owned partitions as known at their positions."""
+        async with transaction(self._connection) as connection:
+            for stay in await clinical.open_stays(connection):
+                partition = partition_of(stay.patient_id)
+                if partition in self.positions and not await self._read_patient(
+                    connection, stay.patient_id, self.positions[partition]
+                ):
+                    self._drop(stay.patient_id)  # admitted only beyond our position: its event is still to come
+
+    async def _read_patient(self, connection: Connection, patient_id: int, known_at: int) -> bool:
+        """Read one patient back, wherever it lies now; return whether it is admitted."""
+        log_time_us = self._log_times[partition_of(patient_id)]
+        located = await rebuilding.locate(connection, patient_id, known_at)
+        patient = Patient(patient_id, located.encounter_id, located.place, located.record_ids)
+        await rebuilding.read_signals(
+            connection,
+            patient,
+            until_us=self._forecaster.until_us(log_time_us),
+            log_time_us=log_time_us,
+            known_at=known_at,
+        )
+        await rebuilding.read_window(connection, self.window, patient, log_time_us)
+        before = self.patients.get(patient_id)
+        if before is not None:
+            patient.received_monotonic_ns = before.received_monotonic_ns
+        self.patients[patient_id] = patient
+        return located.is_admitted
+
+    def _drop(self, patient_id: int) -> None:
+        self.patients.pop(patient_id, None)
+        self.window.clear(patient_id)
+        self._kept_minutes.pop(patient_id, None)
+
+    async def catch_up(self, partitions: Sequence[int]) -> list[PartitionBatch]:
+        """Return what the partition log holds beyond the positions of some partitions."""
+        found: list[PartitionBatch] = []
+        async with transaction(self._connection) as connection:
+            for partition in partitions:
+                found.extend(await partition_log.since(connection, partition, self.positions[partition], limit=1000))
+        return found
+
+    async def cycle(self, batches: Sequence[PartitionBatch], tick: Tick | None) -> list[Publication]:
+        """Fold batches (in order within a partition) and a tick, commit, and return what to publish.
+
+        Raises:
+            FencedOutError: another engine owns one of the partitions.
+            UnavailableError: PostgreSQL is away; throw this engine away and open another.
+        """
+        moved: dict[int, int] = {}
+        samples: list[Sample] = []
+        touched: set[int] = set()
+        unresolved = Unresolved()
+        expected = dict(self.positions)
+        messages = 0
+        for batch in batches:
+            partition = batch.partition
+            if batch.position <= self.positions[partition]:
+                continue
+            if batch.previous > self.positions[partition]:
+                raise BrokenInvariantError(f"partition {partition}: a batch is missing before {batch.position}")
+            self.positions[partition] = moved[partition] = batch.position
+            self._log_times[partition] = max(self._log_times[partition], batch.log_time_us)
+            messages += partition_log.counts_of(batch).messages
+            for event in batch.events:
+                if isinstance(event, Observed):
+                    self._observe(event, samples, touched, unresolved)
+                elif isinstance(event, Moved):
+                    self._move(event, touched, unresolved)
+                elif isinstance(event, Merged):
+                    unresolved.patients.update((event.survivor_id, event.retired_id))
+                    touched.update((event.survivor_id, event.retired_id))
+        if tick is not None:
+            for partition, position in self.positions.items():
+                if tick.position > position:
+                    self.positions[partition] = moved[partition] = tick.position
+                self._log_times[partition] = max(self._log_times[partition], tick.log_time_us)
+        if not moved:
+            return []
+        moves = [
+            positions.Move(
+                positions.partition_reader(partition),
+                self._epochs[partition],
+                expected[partition],
+                position,
+                self._log_times[partition],
+            )
+            for partition, position in sorted(moved.items())
+        ]
+        try:
+            async with transaction(self._connection) as connection:
+                await positions.advance(connection, moves)
+                applied = await self._write_samples(connection, samples, max(moved.values()))
+                leaving = await self._resolve(connection, unresolved)
+                await self._settle_minutes(connection, unresolved)
+                publications = await self._write_snapshots(
+                    connection, touched, leaving, unresolved.patients, tick is not None
+                )
+                if messages:
+                    entry = Entry(
+                        at_us=self.log_time_us,
+                        kind="applied",
+                        position_from=min(expected[p] for p in moved),
+                        position_to=max(moved.values()),
+                        messages_accepted=messages,
+                        values_accepted=applied,
+                    )
+                    await self._ledger.append(connection, [entry])
+        except BaseException:
+            self._ledger.rolled_back()
+            raise
+        self._ledger.committed()
+        for patient_id in leaving:
+            self._drop(patient_id)
+        self.values += applied
+        self.cycles += 1
+        return publications
+
+    def _observe(
+        self, event: Observed, samples: list[Sample], touched: set[int], unresolved: Unresolved
+    ) -> None:
+        for observation in event.observations:
+            samples.append(
+                Sample(
+                    patient_id=event.patient_id,
+                    concept=observation.concept,
+                    value=observation.value,
+                    text=observation.text,
+                    effective_at_us=observation.effective_at_us,
+                    received_at_us=event.received_at_us,
+                    status=int(observation.status),
+                    source_key=observation.source_key,
+                    device=observation.device,
+                    feed=event.feed,
+                    position=event.raw.position,
+                    raw_index=event.raw.index,
+                    value_index=observation.value_index,
+                )
+            )
+        patient = self.patients.get(event.patient_id)
+        if patient is None:
+            return  # not in a bed of ours (any more): stored, but there is no twin to update
+        patient.observe(event, self._log_times[partition_of(event.patient_id)], unresolved)
+        self._note_latency(patient, event.received_monotonic_ns)
+        touched.add(event.patient_id)
+
+    def _note_latency(self, patient: Patient, received_monotonic_ns: int) -> None:
+        if received_monotonic_ns:  # 0: a message that was held back and released later
+            patient.received_monotonic_ns.append(received_monotonic_ns)
+
+    def _move(self, event: Moved, touched: set[int], unresolved: Unresolved) -> None:
+        patient_id = event.patient_id
+        # What the directory made of it (late, cancelled, corrected movements) is in the database: it is read there.
+        unresolved.patients.add(patient_id)
+        if event.movement is not Movement.UPDATE or patient_id in self.patients:
+            touched.add(patient_id)
+            patient = self.patients.setdefault(patient_id, Patient(patient_id, event.encounter_id, event.place))
+            self._note_latency(patient, event.received_monotonic_ns)
+
+    async def _write_samples(self, connection: Connection, samples: list[Sample], revision: int) -> int:
+        if not samples:
+            return 0
+        return await timeseries.write(connection, samples, revision, self.log_time_us)
+
+    async def _resolve(self, connection: Connection, unresolved: Unresolved) -> set[int]:
+        """Read back what the fold could not know, as of the positions just written; return who is no longer here."""
+        leaving: set[int] = set()
+        for patient_id in sorted(unresolved.patients):
+            partition = partition_of(patient_id)
+            if partition not in self.positions:
+                continue  # the other half of a merge, owned by another engine
+            if not await self._read_patient(connection, patient_id, self.positions[partition]):
+                leaving.add(patient_id)
+        for patient_id, concept in sorted(unresolved.concepts):
+            patient = self.patients.get(patient_id)
+            if patient is None or patient_id in unresolved.patients:
+                continue
+            partition = partition_of(patient_id)
+            log_time_us = self._log_times[partition]
+            await rebuilding.read_latest(
+                connection,
+                patient,
+                concept,
+                until_us=self._forecaster.until_us(log_time_us),
+                log_time_us=log_time_us,
+                known_at=self.positions[partition],
+            )
+        return leaving
+
+    async def _settle_minutes(self, connection: Connection, unresolved: Unresolved) -> None:
+        """Compute the medians of minutes that ended, and again of ended minutes that something late changed."""
+        settled: dict[tuple[int, int], dict[int, list[float]]] = {}
+        revised: set[tuple[int, int]] = set()
+        for patient_id, concept, minute in unresolved.minutes:
+            patient = self.patients.get(patient_id)
+            if patient is None or concept not in minutes.COLUMN_CONCEPTS:
+                continue
+            known_at = self.positions[partition_of(patient_id)]
+            values = await rebuilding.read_minute(connection, patient, concept, minute, known_at=known_at)
+            settled.setdefault((patient_id, minute), {})[concept] = values
+            revised.add((patient_id, minute))
+        for patient_id, patient in self.patients.items():
+            log_time_us = self._log_times[partition_of(patient_id)]
+            for minute, by_concept in patient.closed_minutes(log_time_us).items():
+                for concept, values in by_concept.items():
+                    if concept in minutes.COLUMN_CONCEPTS:
+                        settled.setdefault((patient_id, minute), {})[concept] = values
+        rows: list[minutes.MinuteRow] = []
+        for (patient_id, minute), by_concept in sorted(settled.items()):
+            medians: dict[int, tuple[float, int]] = {}
+            for concept, values in by_concept.items():
+                value = median(values) if values else math.nan
+                medians[concept] = (value, len(values))
+                self.window.put(patient_id, concept, minute, value, len(values))
+            rows.append(minutes.minute_row(patient_id, minute * MINUTE_US, medians, (patient_id, minute) in revised))
+        await minutes.put_minutes(connection, rows)
+
+    async def _write_snapshots(
+        self, connection: Connection, touched: set[int], leaving: set[int], moved: set[int], is_tick: bool
+    ) -> list[Publication]:
+        """Build the snapshots that have news or are due, and write runs, bodies and the outbox."""
+        runs: dict[int, list[snapshots.RunEntry]] = {}
+        outgoing: dict[int, list[Publication]] = {}
+        bodies: list[snapshots.Body] = []
+        for patient_id, patient in sorted(self.patients.items()):
+            partition = partition_of(patient_id)
+            log_time_us = self._log_times[partition]
+            if patient_id not in touched and not (is_tick and log_time_us >= patient.next_due_us):
+                continue
+            if is_tick:
+                patient.forget(log_time_us)
+            key = SnapshotKey(partition, self.positions[partition], patient_id)
+            snapshot = self._forecaster.snapshot(
+                patient, self.window, key, log_time_us, is_admitted=patient_id not in leaving
+            )
+            patient.next_due_us = self._forecaster.next_due_us(snapshot)
+            body = canonical_bytes(snapshot)
+            runs.setdefault(partition, []).append(snapshots.RunEntry(patient_id, log_time_us, digest(body)))
+            outgoing.setdefault(partition, []).append(
+                Publication(snapshot.snapshot_id, patient_id, snapshot.ward, body, patient.received_monotonic_ns)
+            )
+            patient.received_monotonic_ns = []
+            why = self._why_kept(patient_id, log_time_us, is_movement=patient_id in moved)
+            if why:
+                bodies.append(snapshots.Body(partition, key.position, patient_id, log_time_us, why, body))  # type: ignore[arg-type]
+        now_us = self._clock.now_us()
+        await snapshots.put_runs(
+            connection,
+            [snapshots.Run(partition, self.positions[partition], now_us, entries) for partition, entries in runs.items()],
+        )
+        await snapshots.put_bodies(connection, bodies)
+        await snapshots.delete_outbox(connection, self._published_outbox)
+        self._published_outbox = await snapshots.put_outboxes(
+            connection, [(partition, self.positions[partition], rows) for partition, rows in outgoing.items()]
+        )
+        publications = [publication for rows in outgoing.values() for publication in rows]
+        self.snapshots += len(publications)
+        return publications
+
+    def _why_kept(self, patient_id: int, log_time_us: int, *, is_movement: bool) -> str:
+        """Return why a body is kept, or "" when its digest is enough: it can be made again."""
+        minute = log_time_us // MINUTE_US
+        last = self._kept_minutes.get(patient_id)
+        if last is not None and minute <= last and not is_movement:
+            return ""
+        self._kept_minutes[patient_id] = minute
+        if is_movement:
+            return "movement"
+        return "first" if last is None else "minute"
+
+    async def publish_left_over(self, bus: Bus) -> int:
+        """Publish what a predecessor committed but may not have published; each has its id, so twice is harmless."""
+        async with transaction(self._connection) as connection:
+            waiting = await snapshots.take_outbox(connection, 10_000, sorted(self.positions))
+        for outgoing in waiting:
+            await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in outgoing.publications])
+        async with transaction(self._connection) as connection:
+            await snapshots.delete_outbox(connection, [outgoing.outbox_id for outgoing in waiting])
+        return len(waiting)
+
+    async def maintain(self) -> None:
+        """Trim what was folded and compact hours that have ended."""
+        async with transaction(self._connection) as connection:
+            await partition_log.trim(connection, keep_s=LOG_KEEP_S)
+        await timeseries.compact(self._connection, self.log_time_us - COMPACTION_DELAY_US)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+async def open_engine(
+    settings: Settings, url: str, clock: Clock, forecaster: Forecaster, partitions: Sequence[int]
+) -> Engine:
+    """Take partitions over and read their patients back.
+
+    Raises:
+        UnavailableError: PostgreSQL does not answer.
+    """
+    connection = await connect(url, application_name="vigil engine")
+    try:
+        async with transaction(connection):
+            readers = {positions.partition_reader(partition): partition for partition in partitions}
+            owner = f"{os.uname().nodename}:{os.getpid()}"
+            taken = await positions.take_over(connection, list(readers), owner)
+            # One chain an engine: two engines with different partitions never write the same one.
+            ledger = LedgerWriter(f"engine-{min(partitions):02d}")
+            await ledger.open(connection)
+        engine = Engine(
+            settings, connection, forecaster, clock, ledger, {readers[name]: row for name, row in taken.items()}
+        )
+        await engine.load()
+        return engine
+    except BaseException:
+        await connection.close()
+        raise
+
+
+class Inbox:
+    """Batches and ticks as they arrive, until the next cycle takes them."""
+
+    def __init__(self, partitions: Iterable[int]) -> None:
+        """Listen for some partitions."""
+        self._partitions = frozenset(partitions)
+        self._batches: list[PartitionBatch] = []
+        self._tick: Tick | None = None
+        self.wake = asyncio.Event()
+
+    def put(self, data: bytes) -> None:
+        """Take one message of EVENTS."""
+        event = _EVENT.decode(data)
+        if isinstance(event, Tick):
+            self._tick = event
+        elif event.partition in self._partitions:
+            self._batches.append(event)
+        self.wake.set()
+
+    def take(self) -> tuple[list[PartitionBatch], Tick | None]:
+        """Return what has arrived, and start over."""
+        batches, tick = self._batches, self._tick
+        self._batches, self._tick = [], None
+        self.wake.clear()
+        return batches, tick
+
+
+async def run(
+    settings: Settings,
+    bus: Bus,
+    url: str,
+    clock: Clock,
+    stop: asyncio.Event,
+    forecaster: Forecaster,
+    partitions: Sequence[int],
+) -> None:
+    """Fold and publish until `stop`; reopen from the stored positions whenever a server was away."""
+    current: Engine | None = None
+    latencies = Latencies()
+    inbox = Inbox(partitions)
+    await bus.subscribe_events(inbox.put)
+
+    def detail() -> health.Detail:
+        if current is None:
+            return {}
+        return {
+            "patients": len(current.patients),
+            "values": current.values,
+            "snapshots": current.snapshots,
+            "cycles": current.cycles,
+            "log_time_us": current.log_time_us,
+            **latencies.detail(),
+        }
+
+    reporter = asyncio.create_task(
+        health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_connected, detail)
+    )
+    try:
+        while not stop.is_set():
+            try:
+                current = await open_engine(settings, url, clock, forecaster, partitions)
+                current.latencies = latencies
+                _log.info("engine_open", extra={"patients": len(current.patients)})
+                await _follow(settings, bus, current, inbox, clock, stop)
+            except UnavailableError as error:
+                _log.warning("engine_waits", extra={"reason": str(error)})
+                await asyncio.sleep(0.2)
+            finally:
+                if current is not None:
+                    await current.close()
+                    current = None
+    finally:
+        reporter.cancel()
+
+
+async def _follow(
+    settings: Settings, bus: Bus, engine: Engine, inbox: Inbox, clock: Clock, stop: asyncio.Event
+) -> None:
+    loop = asyncio.get_running_loop()
+    await bus.ensure_streams(settings.raw_max_bytes)
+    left_over = await engine.publish_left_over(bus)
+    if left_over:
+        _log.info("left_over_published", extra={"commits": left_over})
+    inbox.take()
+    is_behind = True
+    maintain_at = loop.time() + MAINTENANCE_S
+    while not stop.is_set():
+        if not is_behind:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(inbox.wake.wait(), _RESYNC_S)
+            if not inbox.wake.is_set():
+                is_behind = True
+        batches, tick = inbox.take()
+        if is_behind or _has_gap(engine, batches, tick):
+            # From the log instead: it has all of what arrived here, and what did not.
+            batches = await engine.catch_up(sorted(engine.positions))
+            is_behind = len(batches) > 0
+            tick = None
+        publications = await engine.cycle(batches, tick)
+        if publications:
+            await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in publications])
+            now_ns = clock.monotonic_ns()
+            for publication in publications:
+                engine.latencies.add(now_ns, publication.received_monotonic_ns)
+        if loop.time() > maintain_at:
+            await engine.maintain()
+            maintain_at = loop.time() + MAINTENANCE_S
+        if not is_behind:
+            await asyncio.sleep(settings.engine_interval_s)
+
+
+def _has_gap(engine: Engine, batches: Sequence[PartitionBatch], tick: Tick | None) -> bool:
+    reached = dict(engine.positions)
+    for batch in batches:
+        if batch.previous > reached[batch.partition]:
+            return True
+        reached[batch.partition] = max(reached[batch.partition], batch.position)
+    return tick is not None and any(tick.last[partition] > position for partition, position in reached.items())

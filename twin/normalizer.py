@@ -1,0 +1,628 @@
+"""RAW into outcomes: every message of the log becomes events for a patient, or an item with a reason.
+
+One process at a time (fenced). One PostgreSQL transaction a batch: position, duplicates, identities, ledger, items and the
+partition log together, so that after any crash the log is simply read again from the position.
+
+Here: the order of decisions, the ledger's counts, releasing what waited.
+Not here: decoding (interop), who is who (twin.directory), SQL (stores), folding (twin.engine).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from interop import hl7v2
+from interop.terminology import Terminology
+from stores import clinical, clinical_write, feeds, partition_log, positions, quarantine, source_messages
+from stores.blobs import BlobStore
+from stores.database import Connection, connect, transaction
+from stores.ledger import Entry, LedgerWriter
+from twin import health
+from twin.bus import Bus, RawMessage, RawReader
+from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
+from twin.ingress import TICK_FEED
+from vocabulary.clock import Clock
+from vocabulary.errors import BrokenInvariantError, UnavailableError
+from vocabulary.records import (
+    INCARNATION_SHIFT,
+    Event,
+    Merged,
+    Observation,
+    Observed,
+    Outcome,
+    PartitionBatch,
+    RawId,
+    RawItem,
+    RawPack,
+    Reason,
+    Rejected,
+    Tick,
+    outcome_of,
+    partition_of,
+)
+from vocabulary.settings import FeedSettings, Settings
+
+CONTROL_FEED = "control"
+"""Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like everything else."""
+RELEASED_INDEX = 1_000_000
+"""A released message is given the log place of what released it; its index starts here, above any pack's own."""
+
+_PACK = msgspec.msgpack.Decoder(RawPack)
+_ENCODER = msgspec.msgpack.Encoder()
+_log = logging.getLogger("vigil.normalizer")
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What an operator asks of the normalizer through the log."""
+
+    action: str  # "release" or "discard"
+    item_ids: list[int]
+
+
+class Arrival(NamedTuple):
+    """One message of the log, decoded."""
+
+    raw: RawId
+    feed: str
+    item: RawItem
+    body: bytes
+    message: hl7v2.Message | Rejected
+
+
+class Counts:
+    """The ledger's columns for one pack, while it is being worked on."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.messages = dict.fromkeys(Outcome, 0)
+        self.values = dict.fromkeys(Outcome, 0)
+        self.messages_received = 0
+        self.values_received = 0
+        self.without_value = 0
+
+    def entry(self, at_us: int, kind: str, feed: str, first: int, last: int) -> Entry:
+        """Return the ledger row."""
+        return Entry(
+            at_us=at_us,
+            kind=kind,  # type: ignore[arg-type]
+            feed=feed,
+            position_from=first,
+            position_to=last,
+            messages_received=self.messages_received,
+            values_received=self.values_received,
+            without_value=self.without_value,
+            **{f"messages_{outcome}": count for outcome, count in self.messages.items()},
+            **{f"values_{outcome}": count for outcome, count in self.values.items()},
+        )
+
+
+class Work:
+    """What one transaction will write."""
+
+    def __init__(self, position: int, log_time_us: int) -> None:
+        """Start empty at the batch's last position."""
+        self.position = position
+        self.log_time_us = log_time_us
+        self.events: dict[int, list[Event]] = {}
+        self.entries: list[Entry] = []
+        self.items: list[quarantine.Item] = []
+        self.touches: list[feeds.FeedTouch] = []
+        self.released: list[int] = []
+        self.discarded: list[int] = []
+        self.released_count = 0
+
+    def add(self, events: Iterable[Event]) -> bool:
+        """Put events to their patients' partitions; return whether there was any."""
+        is_any = False
+        for event in events:
+            is_any = True
+            if isinstance(event, Merged):
+                partitions = {partition_of(event.survivor_id), partition_of(event.retired_id)}
+            else:
+                partitions = {partition_of(event.patient_id)}
+            for partition in partitions:
+                self.events.setdefault(partition, []).append(event)
+        return is_any
+
+
+class Normalizer:
+    """Turns batches of RAW into transactions. Holds the directory; thrown away whole when a transaction fails."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        terminology: Terminology,
+        directory: Directory,
+        ledger: LedgerWriter,
+        taken: positions.Taken,
+        last: list[int],
+        waiting_keys: set[str],
+        incarnation: int,
+    ) -> None:
+        """Use `open_normalizer`."""
+        self._settings = settings
+        self._connection = connection
+        self._terminology = terminology
+        self._directory = directory
+        self._ledger = ledger
+        self._epoch = taken.epoch
+        self.position = taken.position
+        self.log_time_us = taken.log_time_us
+        self._last = last
+        self._waiting_keys = waiting_keys
+        self.incarnation = incarnation
+        self._blobs = BlobStore(settings.data_dir / "blobs")
+        self._feeds = {feed.name: feed for feed in settings.feeds}
+        self._zones = {feed.name: ZoneInfo(feed.timezone) for feed in settings.feeds}
+        self.messages = 0
+        self.not_accepted = 0
+
+    async def normalize(self, raw: list[RawMessage]) -> tuple[list[tuple[int, bytes]], bytes | None]:
+        """Work through packs in log order and commit; return what to publish: batches by partition, and a tick.
+
+        Raises:
+            FencedOutError: another normalizer has taken over.
+            UnavailableError: the transaction did not happen, or may have: open anew from the stored position.
+        """
+        packs: list[tuple[int, RawPack]] = []
+        tick_position = 0
+        log_time_us = self.log_time_us
+        position = self.position
+        for message in raw:
+            position = self.incarnation << INCARNATION_SHIFT | message.sequence
+            pack = _PACK.decode(message.data)
+            # Log time never goes back, whatever a gateway's clock does.
+            log_time_us = max(log_time_us, pack.at_us)
+            if pack.feed == TICK_FEED:
+                tick_position = position
+            else:
+                packs.append((position, pack))
+        batches: list[PartitionBatch] = []
+        if packs:
+            batches = await self._commit(packs, position, log_time_us)
+        self.log_time_us = log_time_us
+        tick = None
+        if tick_position:
+            # All that precedes the tick is committed, so the newest batch positions are true for it.
+            tick = _ENCODER.encode(Tick(position, log_time_us, list(self._last)))
+        return [(batch.partition, _ENCODER.encode(batch)) for batch in batches], tick
+
+    async def _commit(
+        self, packs: list[tuple[int, RawPack]], position: int, log_time_us: int
+    ) -> list[PartitionBatch]:
+        work = Work(position, log_time_us)
+        decoded = [
+            (pack_position, pack, [await self._decode(pack_position, index, pack) for index in range(len(pack.items))])
+            for pack_position, pack in packs
+        ]
+        move = positions.Move(positions.NORMALIZER, self._epoch, self.position, position, log_time_us)
+        try:
+            async with transaction(self._connection) as connection:
+                await positions.advance(connection, [move])
+                seen = await self._claim([arrival for _, _, arrivals in decoded for arrival in arrivals])
+                for pack_position, pack, arrivals in decoded:
+                    if pack.feed == CONTROL_FEED:
+                        await self._obey(pack_position, pack, work)
+                        continue
+                    counts = Counts()
+                    for arrival in arrivals:
+                        await self._decide(arrival, seen.get(arrival.raw), counts, work)
+                    work.entries.append(counts.entry(pack.at_us, "pack", pack.feed, pack_position, pack_position))
+                batches = self._batches(work)
+                await clinical_write.write(connection, self._directory.take_changes())
+                await quarantine.add(connection, work.items)
+                await quarantine.resolve(connection, work.released, "released", position)
+                await quarantine.resolve(connection, work.discarded, "discarded", position)
+                await partition_log.append(connection, batches)
+                await feeds.touch(connection, work.touches)
+                await self._ledger.append(connection, work.entries)
+        except BaseException:
+            self._ledger.rolled_back()
+            raise
+        self._ledger.committed()
+        self.position = position
+        for batch in batches:
+            self._last[batch.partition] = batch.position
+        self.not_accepted += len(work.items)
+        return batches
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+    def _batches(self, work: Work) -> list[PartitionBatch]:
+        return [
+            PartitionBatch(partition, self._last[partition], work.position, work.log_time_us, events)
+            for partition, events in sorted(work.events.items())
+        ]
+
+    async def _decode(self, position: int, index: int, pack: RawPack) -> Arrival:
+        item = pack.items[index]
+        body = item.body
+        raw = RawId(position, index)
+        if pack.feed == CONTROL_FEED:
+            return Arrival(raw, pack.feed, item, body, Rejected(Reason.UNSUPPORTED_MESSAGE, "", "", ""))
+        message: hl7v2.Message | Rejected
+        if item.oversize_bytes:
+            limit = self._feed(pack.feed).max_message_bytes
+            message = Rejected(
+                Reason.TOO_LARGE, "MLLP", f"at most {limit} bytes", f"{item.oversize_bytes} bytes; the first 4 KiB are kept"
+            )
+        elif item.is_truncated:
+            message = Rejected(
+                Reason.MALFORMED, "MLLP", "end of block (0x1C 0x0D)", f"connection closed after {len(body)} bytes"
+            )
+        else:
+            if item.blob:
+                body = await asyncio.to_thread(self._blobs.get, item.blob)
+            message = hl7v2.decode(body, self._zones.get(pack.feed, ZoneInfo("UTC")))
+        return Arrival(raw, pack.feed, item, body, message)
+
+    def _feed(self, name: str) -> FeedSettings:
+        return self._feeds.get(name) or FeedSettings(name=name)
+
+    async def _claim(self, arrivals: list[Arrival]) -> dict[RawId, source_messages.Seen]:
+        sources: list[source_messages.Source] = []
+        for arrival in arrivals:
+            if isinstance(arrival.message, Rejected):
+                continue
+            header = arrival.message.header
+            digest = source_messages.body_digest(arrival.body)
+            # MSH-10 is unique only within its sender, so the sender is part of the identity. A message without one
+            # is known by its body alone.
+            key = source_messages.source_key(
+                arrival.feed, header.sending_application, header.sending_facility, header.control_id or digest.hex
+            )
+            sources.append(
+                source_messages.Source(
+                    key=key,
+                    body_digest=digest,
+                    position=arrival.raw.position,
+                    index=arrival.raw.index,
+                    received_at_us=arrival.item.received_at_us,
+                )
+            )
+        found = await source_messages.claim(self._connection, sources)
+        return {
+            RawId(source.position, source.index): seen
+            for source, seen in zip(sources, found, strict=True)
+            if seen is not None
+        }
+
+    async def _decide(
+        self, arrival: Arrival, seen: source_messages.Seen | None, counts: Counts, work: Work
+    ) -> None:
+        """Give one message its outcome."""
+        self.messages += 1
+        counts.messages_received += 1
+        message = arrival.message
+        if isinstance(message, Rejected):
+            self._hold_message(arrival, message, 0, counts, work)
+            return
+        counts.values_received += message.values
+        counts.without_value += message.without_value
+        before = len(work.items)
+        refusal = self._refusal(arrival, message, seen)
+        if refusal is not None:
+            self._hold_message(arrival, refusal, message.values, counts, work)
+        else:
+            await self._admit(arrival, message, counts, work)
+        self._touch(arrival, message, len(work.items) - before, work)
+
+    def _refusal(
+        self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None
+    ) -> Rejected | None:
+        header = message.header
+        if seen is not None:
+            if seen.is_same_body:
+                return Rejected(Reason.RETRANSMISSION, "MSH-10", "a control id not seen before", "the same message again")
+            return Rejected(
+                Reason.CONTROL_ID_CONFLICT, "MSH-10", "one body for a control id", "another body under a control id seen before"
+            )
+        if header.processing_id in {"T", "D"} and not self._feed(arrival.feed).accepts_training:
+            return Rejected(Reason.NOT_PRODUCTION, "MSH-11", "P (production)", header.processing_id)
+        return None
+
+    async def _admit(
+        self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work
+    ) -> None:
+        """Apply a message that is new and well formed; its outcome may still be to wait."""
+        events: list[Event] = []
+        released_keys: tuple[str, ...] = ()
+        if message.movement is not None or message.is_merge:
+            applied = self._directory.apply(
+                message,
+                raw=arrival.raw,
+                feed=arrival.feed,
+                received_at_us=arrival.item.received_at_us,
+                received_monotonic_ns=arrival.item.received_monotonic_ns,
+            )
+            if isinstance(applied, Rejected):
+                self._hold_message(arrival, applied, message.values, counts, work)
+                return
+            events.extend(applied.events)
+            released_keys = applied.released_keys
+        if message.values or not (message.movement or message.is_merge):
+            observed = self._observe(arrival, message, counts, work)
+            if isinstance(observed, (Rejected, Waiting)) and not events:
+                self._hold_message(arrival, observed, message.values, counts, work)
+                return
+            if isinstance(observed, Observed):
+                events.append(observed)
+        if not work.add(events):
+            counts.messages[Outcome.ACCEPTED] += 1  # nobody folds it, so it is counted here
+        for key in released_keys:
+            if key in self._waiting_keys:
+                await self._release_waiting(key, arrival, work)
+
+    def _observe(
+        self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work
+    ) -> Observed | Waiting | Rejected:
+        """Map a message's readings for its patient; values that may not pass are held one by one."""
+        at_us = next((r.effective_at_us for r in message.readings if r.effective_at_us is not None), None)
+        resolved = self._directory.resolve(
+            message,
+            feed=arrival.feed,
+            default_authority=arrival.feed,
+            at_us=at_us if at_us is not None else arrival.item.received_at_us,
+        )
+        if not isinstance(resolved, Resolved):
+            return resolved
+        observations: list[Observation] = []
+        latest_us = arrival.item.received_at_us + round(self._settings.future_tolerance_s * 1_000_000)
+        for index, why in message.rejected:
+            self._hold_value(arrival, index, why, counts, work)
+        for reading in message.readings:
+            outcome = self._terminology.observation(reading, default_effective_at_us=None, default_device="")
+            if isinstance(outcome, Observation):
+                outcome = self._in_time(outcome, resolved.patient_id, latest_us) or outcome
+            if isinstance(outcome, Rejected):
+                self._hold_value(arrival, reading.value_index, outcome, counts, work)
+            else:
+                observations.append(outcome)
+        return Observed(
+            arrival.raw,
+            resolved.patient_id,
+            arrival.feed,
+            arrival.item.received_at_us,
+            arrival.item.received_monotonic_ns,
+            observations,
+        )
+
+    def _in_time(self, observation: Observation, patient_id: int, latest_us: int) -> Rejected | None:
+        where = f"OBX[{observation.value_index + 1}]-14"
+        if observation.effective_at_us > latest_us:
+            return Rejected(
+                Reason.FUTURE_TIME,
+                where,
+                f"at most {self._settings.future_tolerance_s:g} s ahead of our clock",
+                f"{(observation.effective_at_us - latest_us) / 1e6:.0f} s beyond that",
+            )
+        stay = self._directory.admission_window(patient_id, observation.effective_at_us)
+        if isinstance(stay, BeforeAdmission):
+            return Rejected(Reason.BEFORE_ADMISSION, where, "a time within a stay", "a time before the admission")
+        if isinstance(stay, AfterDischarge):
+            return Rejected(Reason.AFTER_DISCHARGE, where, "a time within a stay", "a time after the discharge")
+        return None
+
+    def _hold_message(
+        self, arrival: Arrival, why: Rejected | Waiting, values: int, counts: Counts, work: Work
+    ) -> None:
+        """Keep a whole message out of the twins, with its reason and, where it can be released, its bytes."""
+        waits_for = ""
+        if isinstance(why, Waiting):
+            waits_for = why.keys[0] if why.keys else ""
+            self._waiting_keys.update(why.keys[:1])
+            why = Rejected(why.reason, "PID-3", "a patient or device known from ADT", "not known yet; waits for it")
+        outcome = outcome_of(why.reason)
+        counts.messages[outcome] += 1
+        counts.values[outcome] += values
+        work.items.append(
+            quarantine.Item(
+                position=arrival.raw.position,
+                raw_index=arrival.raw.index,
+                value_index=-1,
+                feed=arrival.feed,
+                outcome=outcome,
+                reason=why.reason,
+                where=why.where,
+                expected=why.expected,
+                found=why.found,
+                values=values,
+                received_at_us=arrival.item.received_at_us,
+                waits_for=waits_for,
+                body=None if outcome is Outcome.DUPLICATE else arrival.body,
+            )
+        )
+
+    def _hold_value(self, arrival: Arrival, value_index: int, why: Rejected, counts: Counts, work: Work) -> None:
+        outcome = outcome_of(why.reason)
+        counts.values[outcome] += 1
+        work.items.append(
+            quarantine.Item(
+                position=arrival.raw.position,
+                raw_index=arrival.raw.index,
+                value_index=value_index,
+                feed=arrival.feed,
+                outcome=outcome,
+                reason=why.reason,
+                where=why.where,
+                expected=why.expected,
+                found=why.found,
+                values=1,
+                received_at_us=arrival.item.received_at_us,
+            )
+        )
+
+    def _touch(self, arrival: Arrival, message: hl7v2.Message, not_accepted: int, work: Work) -> None:
+        header = message.header
+        skew_s = None
+        if header.message_at_us is not None:
+            skew_s = (header.message_at_us - arrival.item.received_at_us) / 1e6
+        work.touches.append(
+            feeds.FeedTouch(
+                feed=arrival.feed,
+                source=f"{header.sending_application}|{header.sending_facility}",
+                last_received_at_us=arrival.item.received_at_us,
+                last_message_at_us=header.message_at_us,
+                clock_skew_s=skew_s,
+                expected_interval_s=self._feed(arrival.feed).expected_interval_s,
+                messages=1,
+                values=message.values,
+                not_accepted=not_accepted,
+            )
+        )
+
+    async def _release_waiting(self, key: str, cause: Arrival, work: Work) -> None:
+        """Admit what waited for `key`, at the log place of the message that brought it."""
+        self._waiting_keys.discard(key)
+        await self._flush_items(work)
+        for item in await quarantine.waiting_for(self._connection, [key]):
+            if item.item_id not in work.released:
+                await self._release(item, cause.raw, cause.item.received_at_us, work)
+
+    async def _flush_items(self, work: Work) -> None:
+        # What was held earlier in this batch must be found too.
+        await quarantine.add(self._connection, work.items)
+        work.items.clear()
+
+    async def _release(self, item: quarantine.Item, raw: RawId, at_us: int, work: Work) -> None:
+        """Take one held message back into the flow, counting it out of quarantine and into what it becomes."""
+        body = item.body or b""
+        message = hl7v2.decode(body, self._zones.get(item.feed, ZoneInfo("UTC")))
+        if isinstance(message, Rejected):
+            return  # it was rejected then and is not understood now either: it stays
+        index = RELEASED_INDEX * (raw.index + 1) + work.released_count
+        work.released_count += 1
+        raw_item = RawItem(item.received_at_us, 0, "", body)
+        arrival = Arrival(RawId(raw.position, index), item.feed, raw_item, body, message)
+        counts = Counts()
+        counts.messages[Outcome(item.outcome)] -= 1
+        counts.values[Outcome(item.outcome)] -= item.values
+        if item.outcome == Outcome.REJECTED:
+            # Its values were never counted, since nothing was understood: they are received only now.
+            counts.values_received += message.values
+            counts.without_value += message.without_value
+        work.released.append(item.item_id)
+        await self._admit(arrival, message, counts, work)
+        work.entries.append(counts.entry(at_us, "released", item.feed, item.position, raw.position))
+
+    async def _obey(self, position: int, pack: RawPack, work: Work) -> None:
+        """Carry out an operator's commands, in their place in the log."""
+        for index, raw_item in enumerate(pack.items):
+            try:
+                command = msgspec.json.decode(raw_item.body, type=Command)
+            except msgspec.DecodeError:
+                _log.error("command_not_understood", extra={"position": position, "index": index})
+                continue
+            for item_id in command.item_ids:
+                await self._flush_items(work)
+                item = await quarantine.get(self._connection, item_id)
+                if item is None or item.state != "open" or item_id in {*work.released, *work.discarded}:
+                    continue
+                if command.action == "discard":
+                    # Its outcome stands; only the question is settled.
+                    work.discarded.append(item_id)
+                elif item.value_index == -1 and item.body is not None:
+                    await self._release(item, RawId(position, index), pack.at_us, work)
+        _log.info("control_pack", extra={"commands": len(pack.items)})
+
+
+async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: Terminology) -> Normalizer:
+    """Take the normalizer's position over and load what it needs.
+
+    Raises:
+        UnavailableError: PostgreSQL or JetStream does not answer.
+        BrokenInvariantError: RAW is older than the stored position: it was restored from a copy.
+    """
+    connection = await connect(url, application_name="vigil normalizer")
+    try:
+        extent = await bus.raw_extent()
+        async with transaction(connection):
+            incarnation = await positions.incarnation(connection, extent.identity)
+            owner = f"{os.uname().nodename}:{os.getpid()}"
+            taken = (await positions.take_over(connection, [positions.NORMALIZER], owner))[positions.NORMALIZER]
+            ledger = LedgerWriter("normalizer")
+            await ledger.open(connection)
+            directory = Directory(await clinical.load(connection))
+            last = await partition_log.last_positions(connection)
+            waiting_keys = await quarantine.waiting_keys(connection)
+        if taken.position >> INCARNATION_SHIFT > incarnation:
+            raise BrokenInvariantError("the stored position belongs to a newer RAW stream than the one found")
+        return Normalizer(
+            settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation
+        )
+    except BaseException:
+        await connection.close()
+        raise
+
+
+async def run(settings: Settings, bus: Bus, url: str, clock: Clock, stop: asyncio.Event) -> None:  # noqa: ARG001
+    """Normalize until `stop`; reopen from the stored position whenever a server was away."""
+    current: Normalizer | None = None
+    lost = asyncio.Event()
+    bus.on_reconnect(lost.set)
+
+    def detail() -> health.Detail:
+        if current is None:
+            return {}
+        return {
+            "position": current.position,
+            "messages": current.messages,
+            "not_accepted": current.not_accepted,
+            "log_time_us": current.log_time_us,
+        }
+
+    reporter = asyncio.create_task(
+        health.report(settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail)
+    )
+    terminology = Terminology()
+    try:
+        while not stop.is_set():
+            try:
+                await bus.ensure_streams(settings.raw_max_bytes)
+                current = await open_normalizer(settings, bus, url, terminology)
+                _log.info("normalizer_open", extra={"position": current.position})
+                await _follow(settings, bus, current, stop, lost)
+            except UnavailableError as error:
+                _log.warning("normalizer_waits", extra={"reason": str(error)})
+                await asyncio.sleep(0.2)
+            finally:
+                if current is not None:
+                    await current.close()
+                    current = None
+    finally:
+        reporter.cancel()
+
+
+async def _follow(
+    settings: Settings, bus: Bus, normalizer: Normalizer, stop: asyncio.Event, lost: asyncio.Event
+) -> None:
+    reader: RawReader = bus.raw_reader(_sequence_after(normalizer))
+    try:
+        while not stop.is_set():
+            if lost.is_set():
+                # nats-server came back: its memory streams are gone and RAW may even be another one.
+                lost.clear()
+                raise UnavailableError("nats-server was away")
+            raw = await reader.take(timeout_s=0.5)
+            if raw:
+                batches, tick = await normalizer.normalize(raw)
+                await bus.publish_events(batches, tick)
+                await asyncio.sleep(settings.normalizer_interval_s)
+    finally:
+        await reader.close()
+
+
+def _sequence_after(normalizer: Normalizer) -> int:
+    if normalizer.position >> INCARNATION_SHIFT != normalizer.incarnation:
+        return 0
+    return normalizer.position & ((1 << INCARNATION_SHIFT) - 1)
