@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from clinic import words
 from clinic.charts import sparkline
 from clinic.questions import Person, ScorePoint, Stay
+from models.risk.inputs import AIR_PERCENT, measured
+from vocabulary.concepts import CONCEPTS
+from vocabulary.protocol import Input
 from vocabulary.snapshot import Score, SignalState, TwinSnapshot
 
 _RANKS = {"high": 4, "medium": 3, "low-medium": 2, "low": 1}
@@ -26,6 +29,15 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("body_temperature", "Temp", "Temperature, degrees Celsius"),
     ("oxygen", "O₂", "Supplemental oxygen"),
     ("consciousness", "AVPU", "Consciousness (ACVPU)"),
+)
+
+_TEMPERATURES = (
+    "body_temperature",
+    *(
+        c.key
+        for c in CONCEPTS
+        if c.key.endswith("_temperature") and c.key not in {"body_temperature", "skin_temperature"}
+    ),
 )
 
 # Which component of NEWS2 a column shows the points of.
@@ -112,19 +124,12 @@ def score_view(score: Score | None) -> ScoreView:
     return ScoreView(f"≥ {total}", score.band or "none", said, score.statement, measured, rank, is_partial=True)
 
 
-def score_point(snapshot: TwinSnapshot) -> ScorePoint:
-    """Return what NEWS2 was at a snapshot's moment."""
-    score = news2_of(snapshot)
+def score_point_of(at_us: int, scores: Sequence[Score]) -> ScorePoint:
+    """Return what NEWS2 was at a moment, out of all scores of that moment."""
+    score = next((score for score in scores if score.name == "NEWS2"), None)
     if score is None:
-        return ScorePoint(snapshot.as_of_us, None)
-    return ScorePoint(snapshot.as_of_us, score.total, score.band, is_partial=bool(score.missing))
-
-
-def _best(signals: Mapping[str, SignalState], *keys: str) -> SignalState | None:
-    """Return the first of `keys` that is fresh; else the most recent of them."""
-    found = [signals[key] for key in keys if key in signals]
-    fresh = [signal for signal in found if not signal.is_stale]
-    return fresh[0] if fresh else max(found, key=lambda signal: signal.effective_at_us, default=None)
+        return ScorePoint(at_us, None)
+    return ScorePoint(at_us, score.total, score.band, is_partial=bool(score.missing))
 
 
 def _newest(signals: Mapping[str, SignalState], *keys: str) -> SignalState | None:
@@ -152,8 +157,13 @@ class _Cells:
         valid_s = _valid_for_s(signal.concept)
         return Cell(column, label, text, unit, signal.effective_at_us, valid_s, signal.is_stale, points, source)
 
-    def number(self, column: str, label: str, unit: str, *keys: str) -> Cell:
-        signal = _best(self.signals, *keys)
+    def speaking(self, name: Input, *keys: str) -> SignalState | None:
+        """Return the signal the score was made of; when none was fresh, the newest stale one."""
+        found = measured(name, self.signals)
+        return self.signals[found.source] if found else _newest(self.signals, *keys)
+
+    def number(self, column: str, label: str, unit: str, name: Input, *keys: str) -> Cell:
+        signal = self.speaking(name, *keys)
         if signal is None:
             return self.cell(column, label, None, "", "")
         text = words.number_text(signal.concept, signal.value) if signal.value is not None else signal.text
@@ -162,42 +172,43 @@ class _Cells:
 
     def blood_pressure(self) -> Cell:
         signals = self.signals
-        systolic = _newest(signals, "systolic_blood_pressure", "arterial_systolic_blood_pressure")
+        systolic = self.speaking(
+            Input.SYSTOLIC_BLOOD_PRESSURE, "systolic_blood_pressure", "arterial_systolic_blood_pressure"
+        )
         prefix = "arterial_" if systolic and systolic.concept.startswith("arterial_") else ""
-        source = "Arterial line" if prefix else ""
         if systolic is None or systolic.value is None:
             mean = _newest(signals, "mean_blood_pressure", "arterial_mean_blood_pressure")
             if mean is None or mean.value is None:
                 return self.cell("blood_pressure", "BP", None, "", "")
-            text = f"mean {words.number_text(mean.concept, mean.value)}"
-            return self.cell("blood_pressure", "BP", mean, text, "mmHg", source)
+            source = "Arterial line" if mean.concept.startswith("arterial_") else ""
+            return self.cell(
+                "blood_pressure", "BP", mean, f"mean {words.number_text(mean.concept, mean.value)}", "mmHg", source
+            )
         text = words.number_text(systolic.concept, systolic.value)
         diastolic = signals.get(f"{prefix}diastolic_blood_pressure")
         # A diastolic of another measurement beside this systolic would be a pressure nobody ever had.
         if diastolic and diastolic.value is not None and diastolic.effective_at_us == systolic.effective_at_us:
             text += f"/{words.number_text(diastolic.concept, diastolic.value)}"
-        return self.cell("blood_pressure", "BP", systolic, text, "mmHg", source)
+        return self.cell("blood_pressure", "BP", systolic, text, "mmHg", "Arterial line" if prefix else "")
 
     def oxygen(self) -> Cell:
-        signals = self.signals
-        fraction = signals.get("inspired_oxygen_fraction")
-        flow = signals.get("oxygen_flow_rate")
-        given = signals.get("supplemental_oxygen")
-        amount = _newest(signals, "inspired_oxygen_fraction", "oxygen_flow_rate")
-        if given is not None and (amount is None or given.effective_at_us > amount.effective_at_us):
-            is_given = given.value not in {None, 0.0} or given.text.strip().lower() in {"y", "yes", "o2", "oxygen"}
-            return self.cell("oxygen", "O₂", given, "O₂" if is_given else "Air", "")
-        if amount is flow and flow is not None and flow.value is not None:
-            text = "Air" if flow.value == 0 else f"{flow.value:g} {words.unit_text(flow.unit)}"
-            return self.cell("oxygen", "O₂", flow, text, "")
-        if fraction is not None and fraction.value is not None:
-            percent = fraction.value if fraction.unit == "%" else fraction.value * 100
-            text = "Air" if percent <= 21.0 else f"{percent:.0f} %"
-            return self.cell("oxygen", "O₂", fraction, text, "")
-        return self.cell("oxygen", "O₂", None, "", "")
+        signal = self.speaking(
+            Input.SUPPLEMENTAL_OXYGEN, "supplemental_oxygen", "inspired_oxygen_fraction", "oxygen_flow_rate"
+        )
+        if signal is None or signal.value is None:
+            return self.cell("oxygen", "O₂", None, "", "")
+        if signal.concept == "inspired_oxygen_fraction":
+            text = "Air" if signal.value <= AIR_PERCENT else f"{signal.value:.0f} %"
+        elif signal.concept == "oxygen_flow_rate":
+            text = "Air" if signal.value == 0 else f"{signal.value:g} {words.unit_text(signal.unit)}"
+        elif signal.concept == "mechanical_ventilation":
+            text = "Ventilator"
+        else:
+            text = "O₂" if signal.value > 0 else "Air"
+        return self.cell("oxygen", "O₂", signal, text, "", words.title_of(signal.concept))
 
     def consciousness(self) -> Cell:
-        signal = _best(self.signals, "consciousness", "glasgow_coma_score")
+        signal = self.speaking(Input.CONSCIOUSNESS, "consciousness", "glasgow_coma_score")
         if signal is None:
             return self.cell("consciousness", "AVPU", None, "", "")
         if signal.concept == "glasgow_coma_score" and signal.value is not None:
@@ -209,11 +220,13 @@ def cells_of(snapshot: TwinSnapshot) -> tuple[Cell, ...]:
     """Return the board's cells, in the order of COLUMNS."""
     cells = _Cells(snapshot)
     return (
-        cells.number("heart_rate", "HR", "/min", "heart_rate", "pulse_rate"),
-        cells.number("respiratory_rate", "RR", "/min", "respiratory_rate"),
-        cells.number("oxygen_saturation", "SpO₂", "%", "oxygen_saturation", "arterial_oxygen_saturation"),
+        cells.number("heart_rate", "HR", "/min", Input.HEART_RATE, "heart_rate", "pulse_rate"),
+        cells.number("respiratory_rate", "RR", "/min", Input.RESPIRATORY_RATE, "respiratory_rate"),
+        cells.number(
+            "oxygen_saturation", "SpO₂", "%", Input.OXYGEN_SATURATION, "oxygen_saturation", "arterial_oxygen_saturation"
+        ),
         cells.blood_pressure(),
-        cells.number("body_temperature", "Temp", "°C", "body_temperature"),
+        cells.number("body_temperature", "Temp", "°C", Input.BODY_TEMPERATURE, *_TEMPERATURES),
         cells.oxygen(),
         cells.consciousness(),
     )

@@ -40,7 +40,19 @@ from vocabulary.snapshot import digest, from_bytes, parse_snapshot_id
 MEDIA_TYPE = "application/fhir+json"
 
 _KNOWN_PARAMETERS = frozenset(
-    {"patient", "subject", "code", "combo-code", "category", "date", "_count", "_cursor", "_format", "identifier", "_id"}
+    {
+        "patient",
+        "subject",
+        "code",
+        "combo-code",
+        "category",
+        "date",
+        "_count",
+        "_cursor",
+        "_format",
+        "identifier",
+        "_id",
+    }
 )
 
 
@@ -295,6 +307,6 @@ def fhir_failure(status: int, error: Exception) -> Response:
         return _failed(503, "transient", "The database does not answer. Try again.")
     codes = {404: "not-found", 405: "not-supported"}
     diagnostics = {404: "There is no such resource or operation.", 405: "This method is not supported here."}
-    return _failed(status, codes.get(status, "exception"), diagnostics.get(status, "The request could not be answered."))
-
-
+    return _failed(
+        status, codes.get(status, "exception"), diagnostics.get(status, "The request could not be answered.")
+    )

@@ -24,7 +24,10 @@ def capability_statement(base: str) -> dict[str, Any]:
         "date": _DATE,
         "kind": "instance",
         "software": {"name": "Vigil"},
-        "implementation": {"description": "Vigil: clinical digital twins. Informs; is not a primary alarm.", "url": base},
+        "implementation": {
+            "description": "Vigil: clinical digital twins. Informs; is not a primary alarm.",
+            "url": base,
+        },
         "fhirVersion": "4.0.1",
         "format": ["json"],
         "rest": [
@@ -41,7 +44,7 @@ def capability_statement(base: str) -> dict[str, Any]:
                             _parameter(
                                 "identifier",
                                 "token",
-                                "A hospital's identifier, as authority|value or value. Prefer POST to /Patient/_search, "
+                                "A hospital's identifier, as authority|value or value. Prefer POST to Patient/_search, "
                                 "which keeps it out of addresses. It is not told back.",
                             ),
                         ],
@@ -58,7 +61,15 @@ def capability_statement(base: str) -> dict[str, Any]:
                         "type": "Observation",
                         "supportedProfile": [
                             f"http://hl7.org/fhir/StructureDefinition/{name}"
-                            for name in ("heartrate", "resprate", "oxygensat", "bodytemp", "bp", "bodyweight", "bodyheight")
+                            for name in (
+                                "heartrate",
+                                "resprate",
+                                "oxygensat",
+                                "bodytemp",
+                                "bp",
+                                "bodyweight",
+                                "bodyheight",
+                            )
                         ],
                         "interaction": [{"code": "read"}, {"code": "search-type"}],
                         "versioning": "versioned",

@@ -22,6 +22,8 @@ from vocabulary.snapshot import Score, SignalState, TwinSnapshot
 Resource = dict[str, Any]
 
 LOINC = "http://loinc.org"
+OWN_CODES = "urn:vigil:concepts"
+"""System of the few concepts LOINC has no code for; their code is our key."""
 UCUM = "http://unitsofmeasure.org"
 SNOMED = "http://snomed.info/sct"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
@@ -53,7 +55,7 @@ _VITAL_PROFILES = {
 # What a profile demands beside the concept's own code (its "magic" code).
 _PROFILE_CODE = {"oxygensat": ("2708-6", "Oxygen saturation in Arterial blood")}
 
-# FHIR knows five categories we can use; ventilation and fluids are measured or computed, so "vital-signs" would be wrong.
+# FHIR knows five categories we can use; ventilation and fluids are measured or computed, so not vital signs.
 _CATEGORIES = {
     "vital-signs": ("vital-signs", "Vital Signs"),
     "laboratory": ("laboratory", "Laboratory"),
@@ -168,7 +170,9 @@ def pressure_panel(systolic: Measured | None, diastolic: Measured | None) -> Res
     resource["meta"]["profile"] = [PROFILES + "bp"]
     resource["category"] = [_coding_category("vital-signs", "Vital Signs")]
     resource["code"] = {
-        "coding": [{"system": LOINC, "code": PRESSURE_PANEL, "display": "Blood pressure panel with all children optional"}],
+        "coding": [
+            {"system": LOINC, "code": PRESSURE_PANEL, "display": "Blood pressure panel with all children optional"}
+        ],
         "text": "Blood pressure",
     }
     both = [measured.status for measured in (systolic, diastolic) if measured is not None]
@@ -245,7 +249,9 @@ def _coding_category(code: str, display: str) -> Resource:
 
 
 def _code(concept: Concept) -> Resource:
-    codings = [{"system": LOINC, "code": concept.loinc}]
+    codings = [
+        {"system": LOINC, "code": concept.loinc} if concept.loinc else {"system": OWN_CODES, "code": concept.key}
+    ]
     profile = _VITAL_PROFILES.get(concept.loinc, "")
     magic = _PROFILE_CODE.get(profile)
     if magic and magic[0] != concept.loinc:
@@ -260,7 +266,9 @@ def _value(concept: Concept, value: float | None, text: str) -> Resource:
             quantity |= {"unit": words.unit_text(concept.unit) or concept.unit, "system": UCUM, "code": concept.unit}
         return {"valueQuantity": quantity}
     if text:
-        return {"valueCodeableConcept": {"text": words.consciousness_text(text) if concept.key == "consciousness" else text}}
+        return {
+            "valueCodeableConcept": {"text": words.consciousness_text(text) if concept.key == "consciousness" else text}
+        }
     return {"dataAbsentReason": {"coding": [{"system": ABSENT, "code": "unknown", "display": "Unknown"}]}}
 
 
@@ -285,7 +293,9 @@ def signal_observation(snapshot: TwinSnapshot, signal: SignalState) -> Resource 
         **_value(concept, signal.value, signal.text),
     }
     if signal.is_stale:
-        resource["note"] = [{"text": f"Stale at {words.instant(snapshot.as_of_us)}: older than this value stays current."}]
+        resource["note"] = [
+            {"text": f"Stale at {words.instant(snapshot.as_of_us)}: older than this value stays current."}
+        ]
     if signal.device:
         resource["device"] = {"identifier": {"value": signal.device}, "type": "Device"}
     return resource
@@ -412,7 +422,11 @@ def _provenance(
     snapshot: TwinSnapshot, digest: str, observation_ids: Sequence[str], base: str, snapshot_system: str
 ) -> Resource:
     made_by = snapshot.provenance
-    versions = [f"code {made_by.code_version}", f"lock {made_by.lock_digest}", f"terminology {made_by.terminology_version}"]
+    versions = [
+        f"code {made_by.code_version}",
+        f"lock {made_by.lock_digest}",
+        f"terminology {made_by.terminology_version}",
+    ]
     versions += [f"{name} {version}" for name, version in sorted(made_by.protocols.items())]
     if made_by.model:
         versions.append(f"model {made_by.model}")

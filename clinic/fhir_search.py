@@ -17,6 +17,7 @@ from clinic.fhir_resources import (
     DIASTOLIC,
     LOINC,
     NEWS2_TOTAL,
+    OWN_CODES,
     PRESSURE_PANEL,
     SNOMED,
     SYSTOLIC,
@@ -94,7 +95,9 @@ def _interval(match: re.Match[str]) -> tuple[int, int]:
     """Return the stretch of time a date of some precision covers."""
     part = match.groupdict()
     try:
-        zone = UTC if part["zone"] in {None, "Z"} else datetime.fromisoformat(f"2000-01-01T00:00:00{part['zone']}").tzinfo
+        zone = (
+            UTC if part["zone"] in {None, "Z"} else datetime.fromisoformat(f"2000-01-01T00:00:00{part['zone']}").tzinfo
+        )
         start = datetime(
             int(part["year"]), int(part["month"] or 1), int(part["day"] or 1), int(part["hour"] or 0),
             int(part["minute"] or 0), int(part["second"] or 0), int((part["fraction"] or "").ljust(6, "0")), zone,
@@ -130,7 +133,9 @@ def concepts_of_codes(codes: Sequence[str]) -> tuple[set[int], bool]:
     pressures = {by_key(SYSTOLIC).number, by_key(DIASTOLIC).number}
     for token in codes:
         system, bar, code = token.rpartition("|")
-        if not bar or system == LOINC:
+        if system == OWN_CODES:
+            found |= {concept.number for concept in CONCEPTS if concept.key == code}
+        if code and (not bar or system == LOINC):
             if code == PRESSURE_PANEL:
                 found |= pressures
             found |= {concept.number for concept in CONCEPTS if concept.loinc == code}
@@ -201,7 +206,9 @@ async def newest_first(readers: Readers, patient_id: int, search: Search) -> Pag
     while search.concepts and end_us > search.from_us and len(found) <= search.count:
         start_us = max(search.from_us, end_us - step_us)
         measured = await readers.observations(patient_id, search.concepts, start_us, end_us)
-        times.update({f"{m.patient_id}-{m.concept}-{m.effective_at_us}-{m.source_key}": m.effective_at_us for m in measured})
+        times.update(
+            {f"{m.patient_id}-{m.concept}-{m.effective_at_us}-{m.source_key}": m.effective_at_us for m in measured}
+        )
         found += [resource for resource in observations(measured) if _is_after(resource, times, search.cursor)]
         end_us = start_us
         if len(measured) < search.count:

@@ -1,7 +1,8 @@
 """The ward board's painter: a bed is rendered once per change, and that one rendering goes to every viewer.
 
 Here: which beds changed, their HTML, the events that carry it, names of patients, the feeds' strip.
-Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), a patient's own page (clinic.patient_painter).
+Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), one patient's page
+(clinic.patient_painter).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import msgspec
 from jinja2 import Environment
 
 from clinic.bed_view import BedRow, bed_row, waiting_row
@@ -230,13 +230,12 @@ class Board:
 
     def pulse(self) -> bytes:
         """Return the event that tells a page it is being heard, and how fresh the twins are."""
-        quiet_s = self._ward.quiet_s()
         return encode(
             "pulse",
             {
                 "now_us": self._clock.now_us(),
                 "log_us": self._ward.log_time_us(),
-                "quiet_s": None if quiet_s is None else round(quiet_s, 1),
+                "quiet_s": round(self._ward.quiet_s(), 1),
                 "is_connected": self._ward.is_connected,
             },
         )
@@ -246,4 +245,3 @@ class Board:
         while True:
             self._hub.send(self._hub.topics(), self.pulse())
             await asyncio.sleep(every_s)
-

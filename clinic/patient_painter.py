@@ -93,9 +93,7 @@ class PatientPages:
         """Return the HTML of every part of a page."""
         snapshot = twin.snapshot
         history = await self._history(snapshot)
-        view = patient_view(
-            snapshot, digest(twin.body).hex(), await self.person(snapshot.patient_id), history
-        )
+        view = patient_view(snapshot, digest(twin.body).hex(), await self.person(snapshot.patient_id), history)
         rendered = {}
         for name, template in self._templates.items():
             if name == "trends":

@@ -97,7 +97,7 @@ class House(msgspec.Struct, frozen=True):
 
 
 class Readers(Protocol):
-    """Questions to the stores. Each may raise UnavailableError; a patient is always asked for under its survivor's id."""
+    """Questions to the stores. Each may raise UnavailableError; a patient is asked for under its survivor's id."""
 
     async def people(self, patient_ids: Collection[int]) -> dict[int, Person]:
         """Return who these patients are; unknown ids are absent."""

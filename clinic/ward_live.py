@@ -1,6 +1,6 @@
 """The ward as it is now: the latest snapshot of every patient, held in memory and followed live.
 
-Here: taking snapshots in any order (the newest position wins), NEWS2 of the last four hours, how long it has been quiet.
+Here: taking snapshots in any order (the newest position wins), NEWS2 of the last four hours, how long it was quiet.
 Not here: the bus (twin.bus), what is painted (clinic.painter).
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from clinic.bed_view import score_point
+from clinic.bed_view import score_point_of
 from clinic.charts import HOUR_US, MINUTE_US, TREND_HOURS
 from clinic.questions import Live, ScorePoint
 from vocabulary.clock import Clock
@@ -39,7 +39,7 @@ class WardLive:
         self._twins: dict[int, Twin] = {}
         self._trends: dict[int, dict[int, ScorePoint]] = {}
         self._listeners: list[Callable[[int], None]] = []
-        self._heard_ns = 0
+        self._heard_ns = clock.monotonic_ns()
         self.undecodable = 0
         self.is_filled = False
 
@@ -52,9 +52,9 @@ class WardLive:
         """Return whether snapshots can reach us at this moment."""
         return self.is_filled and self._live.is_connected
 
-    def quiet_s(self) -> float | None:
-        """Return seconds since any snapshot was heard; None before the first."""
-        return (self._clock.monotonic_ns() - self._heard_ns) / 1e9 if self._heard_ns else None
+    def quiet_s(self) -> float:
+        """Return seconds since any snapshot was heard, or since the start."""
+        return (self._clock.monotonic_ns() - self._heard_ns) / 1e9
 
     def twin(self, patient_id: int) -> Twin | None:
         """Return a patient's latest twin."""
@@ -87,7 +87,7 @@ class WardLive:
         if held is not None and moment <= (held.snapshot.position, held.snapshot.as_of_us):
             return False
         self._twins[snapshot.patient_id] = Twin(snapshot, body)
-        self.remember(snapshot.patient_id, [score_point(snapshot)])
+        self.remember(snapshot.patient_id, [score_point_of(snapshot.as_of_us, snapshot.scores)])
         for listener in self._listeners:
             listener(snapshot.patient_id)
         return True

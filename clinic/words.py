@@ -30,7 +30,8 @@ _DECIMALS = {
     "arterial_diastolic_blood_pressure": 0,
     "arterial_mean_blood_pressure": 0,
     "body_temperature": 1,
-    "inspired_oxygen_fraction": 2,
+    "inspired_oxygen_fraction": 0,
+    "core_temperature": 1,
     "end_tidal_co2": 0,
     "glasgow_coma_score": 0,
     "supplemental_oxygen": 0,
@@ -133,9 +134,12 @@ def age_and_sex(person: Person | None, at_us: int) -> str:
 
 
 def age_years(birth_date: str, at_us: int) -> int | None:
-    """Return completed years of life at a moment; None when the date is absent or later than the moment."""
+    """Return completed years of life at a moment; None when the date is absent or later than the moment.
+
+    Of a birth date known only to the month or year the first day is taken.
+    """
     try:
-        born = date.fromisoformat(birth_date)
+        born = date.fromisoformat((birth_date + "-01-01")[:10])
     except ValueError:
         return None
     today = datetime.fromtimestamp(at_us / 1e6, UTC).date()

@@ -1,6 +1,6 @@
 """The codes and units this hospital's devices, charts and laboratory use.
 
-Here: one row a quantity, as its sender names it: IEEE 11073-10101 for monitors, LOINC for charts and laboratory, UCUM units.
+Here: one row a quantity, as its sender names it: IEEE 11073-10101 for monitors, LOINC and UCUM for all others.
 Not here: the platform's concept table (vocabulary.concepts); a sender does not know what a receiver makes of its codes.
 Source: IEEE 11073-10101 (code = partition << 16 | term); LOINC 2.72; UCUM 2.1; IHE PCD TF-2 appendix on containment.
 """
@@ -122,10 +122,10 @@ PANELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 CONSCIOUSNESS = {
-    "A": ("248234008", "Mentally alert"),
-    "C": ("130987000", "Acute confusion"),
-    "V": ("300202002", "Response to voice"),
-    "P": ("450847001", "Responds to pain"),
-    "U": ("422768004", "Unresponsive"),
+    "A": ("LA9340-6", "Alert"),
+    "C": ("LA6560-2", "Confused"),
+    "V": ("LA17108-4", "Responds to voice"),
+    "P": ("LA17107-6", "Responds to pain"),
+    "U": ("LA9343-0", "Unresponsive"),
 }
-"""ACVPU as SNOMED CT findings (code, display)."""
+"""ACVPU as LOINC answers (code, display)."""

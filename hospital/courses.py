@@ -1,6 +1,6 @@
 """What happens to an invented patient: five clinical courses as smooth functions of time, and the wander around them.
 
-Here: the truth (`Course.at`, a pure function of time, no noise) and `Wander`, which adds each signal's own restlessness.
+Here: the truth (`Course.at`, a pure function of time, no noise) and `Wander`, which adds each signal's restlessness.
 Not here: what a monitor makes of it (hospital.monitors), what goes wrong on the way (hospital.faults). Nothing here is
 shared with, or taken from, models/physiology: these are drawn curves of known shape, not a simulation.
 Source: typical numbers after Singer et al. 2016, JAMA 315:801 (sepsis); ATLS 10th ed., classes of haemorrhage; Berlin
@@ -73,7 +73,7 @@ class Burden(NamedTuple):
     @property
     def shock(self) -> float:
         """Return how far the circulation fails: vasoplegia and loss of volume together."""
-        return min(1.0, 0.75 * self.inflammation**1.5 + 0.95 * self.blood_loss**1.3)
+        return min(1.0, 0.75 * math.pow(self.inflammation, 1.5) + 0.95 * math.pow(self.blood_loss, 1.3))
 
 
 def _rise(hours: float, onset_h: float, half_rise_h: float) -> float:
@@ -99,7 +99,7 @@ class Course:
         self.response = rng.uniform(0.25, 0.85)
         self.recovery_h = rng.uniform(8.0, 20.0)
         self.is_ventilated = kind is CourseKind.RESPIRATORY_FAILURE and rng.random() < 0.5
-        self.has_arterial_line = kind is not CourseKind.STABLE and rng.random() < 0.75
+        self.has_arterial_line = kind not in {CourseKind.STABLE, CourseKind.RECOVERY} and rng.random() < 0.75
 
     def burden(self, hours: float) -> Burden:
         """Return the illness `hours` after admission; before onset nearly none."""

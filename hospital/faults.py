@@ -2,7 +2,8 @@
 
 Here: the closed list of faults, when each happens (`FaultPlan`), and what a correct receiver makes of it (`Injected`).
 Not here: how a fault looks on the wire (hospital.monitors, hospital.ward).
-Source: reasons and outcomes are the receiver's own words (vocabulary.records); artefacts after the real messages of the data folder (PCD-01 samples, PhysioNet 2012).
+Source: reasons and outcomes are the receiver's own words (vocabulary.records); artefacts after real messages (the
+PCD-01 samples and PhysioNet 2012 stays of the data folder).
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ VERDICTS: Mapping[Fault, tuple[Outcome | None, Reason | None]] = {
 SCHEDULED = tuple(fault for fault in Fault if fault not in {Fault.SKEWED_CLOCK, Fault.BED_ONLY})
 """Faults of a moment; the two others belong to a bed for the whole run."""
 
+_RARE = frozenset({Fault.LATE_ADMISSION, Fault.CORRECTION, Fault.WITHDRAWAL, Fault.MILLIMOLAR_GLUCOSE})
+"""Faults with few occasions in a short run: the first occasion is taken."""
+
 DEFAULT_RATES: Mapping[Fault, float] = {
     Fault.MOTION: 0.010,
     Fault.CUFF_FAILURE: 0.020,
@@ -101,7 +105,7 @@ class Injected(NamedTuple):
     at_us: int  # when it was sent, or should have been
     feed: str
     control_id: str  # "" where no message carries it
-    value_index: int | None  # OBX counted from 0; None: the whole message
+    value_index: int | None  # place among the message's values, from 0; None: the whole message, or no value
 
     @property
     def outcome(self) -> Outcome | None:
@@ -131,7 +135,7 @@ class FaultPlan:
         Args:
             rng: the plan's own generator.
             start_us: first moment of the run.
-            hours: its length; first occurrences fall into its first half.
+            hours: its length; first occurrences fall due in its first half.
             intensity: multiplies every rate; 0 means no faults at all.
             only: the faults that may happen; None for all.
         """
@@ -143,8 +147,8 @@ class FaultPlan:
         self._due: dict[Fault, int] = {
             fault: start_us + round(rng.uniform(0.0, 0.5) * hours * 3.6e9) for fault in SCHEDULED if fault in allowed
         }
-        if Fault.LATE_ADMISSION in self._due:
-            self._due[Fault.LATE_ADMISSION] = start_us  # most admissions happen at the start
+        for fault in _RARE & self._due.keys():
+            self._due[fault] = start_us
         self.allowed = frozenset(allowed)
         self.injected: list[Injected] = []
 

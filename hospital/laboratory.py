@@ -1,6 +1,6 @@
-"""The laboratory and the nurse's chart: reports about an invented patient, with preliminary, corrected, withdrawn results.
+"""The laboratory and the nurse's chart: reports about an invented patient, preliminary, final, corrected or withdrawn.
 
-Here: which panel holds what, how a result is rounded, how a correction refers to what it corrects (same OBR-3, OBX-3, OBX-4).
+Here: which panel holds what, rounding, how a correction names what it corrects (same OBR-3, OBX-3, OBX-4).
 Not here: the truth (hospital.courses), when specimens are taken (hospital.ward).
 Source: HL7 v2.5.1 section 7.4.2 and table 0085 (OBX-11); reference ranges after the Merck Manual's laboratory tables.
 """
@@ -129,7 +129,7 @@ def laboratory_report(
 def chart_report(
     condition: Condition, urine_ml: float, person: Person, visit: Visit, facility: str, control_id: str, at_us: int
 ) -> Report:
-    """Return the hourly observation round: consciousness, Glasgow coma score, oxygen, urine since the last round [mL]."""
+    """Return the hourly round: Glasgow coma score, oxygen, urine since the last round [mL], consciousness."""
     results = []
     for key, value in (
         ("glasgow_coma_score", float(condition.glasgow_coma_score)),
@@ -139,7 +139,7 @@ def chart_report(
         results.append(_result(CHART_ITEMS[key], value, "", at_us))
     level = CHART_ITEMS["consciousness"]
     code, display = CONSCIOUSNESS[condition.consciousness]
-    results.append(Result(level.code, level.name, code, effective_at_us=at_us, coded=(code, display, "SCT")))
+    results.append(Result(level.code, level.name, code, effective_at_us=at_us, coded=(code, display, "LN")))
     order = Order(control_id, "8716-3", "Vital signs", at_us, at_us)
     header = Header(CHART, facility, control_id, at_us)
     return Report(report(header, person, visit, order, results), _sent(results))

@@ -2,8 +2,8 @@
 
 Here: segments, fields, escapes and timestamps; every function returns the bytes of one message, segments ended by CR.
 Not here: the MLLP block and the socket (hospital.sender), what to say and when (hospital.ward, hospital.stays).
-Source: HL7 v2.5.1 chapters 2, 3 and 7; HL7 v2.6 for PCD-01; IHE PCD TF-2, DEC transaction PCD-01; HL7 tables 0078, 0085,
-0200, 0203.
+Source: HL7 v2.5.1 chapters 2, 3 and 7; HL7 v2.6 for PCD-01; IHE PCD TF-2, transaction PCD-01; HL7 tables 0001, 0085,
+0200, 0203, 0354.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def fixed_zone(hours: float) -> tzinfo:
 
 
 def segment(name: str, fields: Mapping[int, str]) -> str:
-    """Return one segment; fields are counted from 1 as HL7 does, those not given are empty, trailing ones are dropped."""
+    """Return one segment: fields counted from 1 as HL7 does, those not given empty, trailing empty ones dropped."""
     last = max((number for number, value in fields.items() if value), default=0)
     return "|".join([name, *(fields.get(number, "") for number in range(1, last + 1))])
 

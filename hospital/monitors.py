@@ -2,7 +2,7 @@
 
 Here: which metrics a bed has, how each is rounded, what a fault does to a sample, the device's own clock.
 Not here: the patient's truth (hospital.courses), when samples are due and whether they are sent (hospital.ward).
-Source: IHE PCD-01 (OBX-4 containment, OBX-18 EUI-64); cuff every 15 min as in RCP NEWS2 (2017) practice for unwell patients.
+Source: IHE PCD-01 (OBX-4 containment, OBX-18 EUI-64); the cuff goes off every 15 min, as at an unwell patient's bed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ TEMPERATURE_EVERY_S = 300
 AHEAD_US = 6 * 3600 * 1_000_000
 """How far ahead a FUTURE_CLOCK sample claims to be."""
 
-FIRST_VALUE_INDEX = 1
-"""OBX 0 of every device report is the monitor's containment row, which carries no value."""
-
 
 class Sample(NamedTuple):
     """A monitor's message and what is in it."""
@@ -34,7 +31,7 @@ class Sample(NamedTuple):
     touched: tuple[int, ...]  # indices of the values a fault changed; empty when it touched none or the whole message
 
 
-_READINGS: dict[str, Callable[[Condition], float]] = {
+READINGS: dict[str, Callable[[Condition], float]] = {
     "heart_rate": lambda c: c.heart_rate,
     "pulse_rate": lambda c: c.heart_rate,
     "oxygen_saturation": lambda c: c.oxygen_saturation,
@@ -138,40 +135,34 @@ class BedMonitor:
         if fault is Fault.MALFORMED:
             body = body.replace(b"MSH|", b"M\x00H|", 1)
         touched = _AFFECTS.get(fault, ()) if fault else ()
-        return Sample(
-            body,
-            tuple(
-                Sent(
-                    index,
-                    (value.code or (value.metric.code,))[0],
-                    (value.code or ("", "", "MDC"))[2],
-                    value.text,
-                    (value.unit or value.metric.unit).code,
-                    value.effective_at_us,
-                    "R",
-                )
-                for index, value in enumerate(values, FIRST_VALUE_INDEX)
-                if value.text
-            ),
-            tuple(index for index, key in enumerate(keys, FIRST_VALUE_INDEX) if key in touched),
-        )
+        sent: list[Sent] = []
+        touched_places: list[int] = []
+        for value in values:
+            if not value.text:
+                continue  # a row without a value has no place among the values
+            if value.metric.key in touched:
+                touched_places.append(len(sent))
+            code, _, system = value.code or (value.metric.code, "", "MDC")
+            unit = (value.unit or value.metric.unit).code
+            sent.append(Sent(len(sent), code, system, value.text, unit, value.effective_at_us, "R"))
+        return Sample(body, tuple(sent), tuple(touched_places))
 
     @staticmethod
     def _value(key: str, condition: Condition, device_us: int, fault: Fault | None) -> DeviceValue:
         metric = DEVICE_METRICS[key]
-        number = _READINGS[key](condition)
+        number = READINGS[key](condition)
         plain = DeviceValue(metric, f"{number:.{metric.decimals}f}", device_us)
         if fault is None or key not in _AFFECTS.get(fault, ()):
             return plain
         fahrenheit = f"{number * 1.8 + 32:.1f}"
         artefacts = {
-            Fault.MOTION: {"text": f"{max(55.0, number - 22):.0f}"},
-            Fault.CUFF_FAILURE: {"text": "---"},
-            Fault.LEAD_OFF_ZERO: {"text": "0"},
-            Fault.LEAD_OFF_BLANK: {"text": ""},
-            Fault.FAHRENHEIT: {"text": fahrenheit, "unit": DEGREE_FAHRENHEIT},
-            Fault.MISLABELLED_UNIT: {"text": fahrenheit},
-            Fault.UNKNOWN_UNIT: {"unit": DeviceUnit("Br_x", "vendor breaths", "99SYNTH")},
-            Fault.UNKNOWN_CODE: {"code": ("90001", "VENDOR_INDEX", "99SYNTH")},
+            Fault.MOTION: plain._replace(text=f"{max(55.0, number - 22):.0f}"),
+            Fault.CUFF_FAILURE: plain._replace(text="---"),
+            Fault.LEAD_OFF_ZERO: plain._replace(text="0"),
+            Fault.LEAD_OFF_BLANK: plain._replace(text=""),
+            Fault.FAHRENHEIT: plain._replace(text=fahrenheit, unit=DEGREE_FAHRENHEIT),
+            Fault.MISLABELLED_UNIT: plain._replace(text=fahrenheit),
+            Fault.UNKNOWN_UNIT: plain._replace(unit=DeviceUnit("Br_x", "vendor breaths", "99SYNTH")),
+            Fault.UNKNOWN_CODE: plain._replace(code=("90001", "VENDOR_INDEX", "99SYNTH")),
         }
-        return plain._replace(**artefacts[fault])
+        return artefacts[fault]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 class Sent(NamedTuple):
     """One value as it stands in a message: what a receiver must account for."""
 
-    value_index: int  # OBX counted from 0
+    value_index: int  # place among the OBX that carry a value, from 0
     code: str
     system: str  # OBX-3.3
     text: str  # OBX-5 (the code of a coded value)

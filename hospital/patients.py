@@ -27,8 +27,8 @@ _FEMALE = (
     "Olga", "Priya", "Rosa", "Sofía", "Yuki", "Zofia",
 )  # fmt: skip
 _MALE = (
-    "Ahmed", "Björn", "Carlos", "David", "Emeka", "Felix", "Giorgio", "Hiroshi", "Ivan", "João", "Karl", "Liam", "Mateo",
-    "Nils", "Omar", "Paul", "Rafael", "Stefan", "Tomás",
+    "Ahmed", "Björn", "Carlos", "David", "Emeka", "Felix", "Giorgio", "Hiroshi", "Ivan", "João", "Karl", "Liam",
+    "Mateo", "Nils", "Omar", "Paul", "Rafael", "Stefan", "Tomás",
 )  # fmt: skip
 
 

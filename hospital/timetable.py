@@ -216,11 +216,10 @@ class Timetable:
         temporary = Identifier(f"SYNDOE{patient.number:04d}", AUTHORITY)
         known = stay.person
         stay.person = Person((temporary,), "Doe", "John" if patient.sex == "M" else "Jane", sex=patient.sex)
-        stay.patient = patient._replace(medical_record_number=temporary.value)
         yield self._adt("A01", stay, at_us, at_us)
 
         def recognise(later_us: int) -> Iterator[Timed]:
-            stay.person, stay.patient = known, patient
+            stay.person = known
             control_id = self._control_id("A")
             header = Header(REGISTRATION, FACILITY, control_id, later_us)
             body = merge(header, known, [temporary], later_us)
@@ -281,7 +280,10 @@ class Timetable:
         monitor = self._monitors[stay.bed]
         keys = monitor.metrics(at_us, has_line=stay.course.has_arterial_line, is_ventilated=stay.course.is_ventilated)
         is_held = stay.bed in self._held
-        fault = None if is_held else self.plan.choose([Fault.AWAY, Fault.OUTAGE, *monitor.eligible(keys)], at_us)
+        eligible = [Fault.AWAY, Fault.OUTAGE, *monitor.eligible(keys)]
+        if self._last is None:
+            eligible.remove(Fault.CONTROL_ID_CONFLICT)  # there is no control id yet to borrow
+        fault = None if is_held else self.plan.choose(eligible, at_us)
         if fault is Fault.AWAY:
             stay.away_until_us = at_us + round(self._rng.uniform(20, 40) * MINUTE_US)
             self.plan.note(fault, at_us, MONITORS, "")
@@ -293,12 +295,9 @@ class Timetable:
                 at_us + round(self._rng.uniform(4, 9) * MINUTE_US), lambda later_us: self._release(bed, later_us)
             )
         control_id = self._control_id("M")
-        if fault is Fault.CONTROL_ID_CONFLICT:
-            if self._last is None:
-                fault = None
-            else:
-                control_id = self._last.control_id
-        made = monitor.sample(noisy, keys, stay.patient, stay.visit_number, at_us, control_id, fault)
+        if fault is Fault.CONTROL_ID_CONFLICT and self._last is not None:
+            control_id = self._last.control_id
+        made = monitor.sample(noisy, keys, stay.person, stay.visit_number, at_us, control_id, fault)
         timed = Timed(at_us, MONITORS, control_id, made.body, stay.medical_record_number, made.values)
         self._note_sample(fault, timed, made.touched, monitor)
         if stay.bed in self._held:

@@ -78,7 +78,7 @@ class Ward:
         return iter(timetable)
 
     def taken_at_start(self) -> int:
-        """Return how many beds have a patient at the start: at least one; one stays free where there are four or more."""
+        """Return how many beds have a patient at the start: at least one, and of four or more not all."""
         most = len(self.beds) - 1 if len(self.beds) >= 4 else len(self.beds)
         return max(1, min(most, round(len(self.beds) * self._occupancy)))
 

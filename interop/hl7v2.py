@@ -12,6 +12,7 @@ memory of at most 40 times its size plus 1 MiB.
 from __future__ import annotations
 
 from datetime import tzinfo
+from functools import lru_cache
 from typing import Final
 
 from interop.hl7v2_ack import acknowledge
@@ -25,7 +26,7 @@ from interop.hl7v2_patients import (
     read_visit,
 )
 from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Reading, Visit
-from interop.hl7v2_text import ABSENT, Dialect, dialect, read_text, shorten, split_segments
+from interop.hl7v2_text import ABSENT, Dialect, dialect, read_text, shorten, with_segment_ends
 from vocabulary.records import Movement, Reason, Rejected
 
 __all__ = [
@@ -51,6 +52,9 @@ MOVEMENTS: Final = {
 }
 MERGE: Final = "A40"
 
+_BYTES_UNCHECKED: Final = 8_192
+_REMEMBERED_SEGMENTS: Final = 2_048
+_REMEMBERED_CHARACTERS: Final = 512
 _FREE_SEGMENTS: Final = 1_024
 _BYTES_PER_SEGMENT: Final = 6
 _SUPPORTED: Final = "ORU^R01 or ADT^" + ", ".join((*MOVEMENTS, MERGE))
@@ -72,32 +76,31 @@ def decode(body: bytes, zone: tzinfo) -> Message | Rejected:
         return text
     if ABSENT in text.text:
         return Rejected(Reason.MALFORMED, "message", "text without NUL characters", "a NUL character")
-    if text.text.count("\r") + text.text.count("\n") > _FREE_SEGMENTS + len(body) // _BYTES_PER_SEGMENT:
-        return Rejected(Reason.TOO_LARGE, "message", "segments that hold something", "nearly empty lines")
     reader = dialect(text.text[3], text.msh[1], text.codec, zone)
     header = header_of(text, reader)
-    segments = split_segments(text.text)
-    trigger = _trigger(header, segments, reader)
+    content = with_segment_ends(text.text)
+    if len(body) > _BYTES_UNCHECKED and content.count("\r") > _FREE_SEGMENTS + len(body) // _BYTES_PER_SEGMENT:
+        return Rejected(Reason.TOO_LARGE, "message", "segments that hold something", "nearly empty lines")
+    trigger = _trigger(header, content, reader)
     if isinstance(trigger, Rejected):
         return trigger
     if not header.control_id:
         return Rejected(Reason.MALFORMED, "MSH-10", "a control id", "none")
     observations = ObservationReader(reader, header, len(body))
-    refused = observations.read(segments, has_participants="PRT" in text.text)
+    refused = observations.read(content)
     if refused is not None:
         return refused
     return _message(header, trigger, observations, reader)
 
 
-def _trigger(header: Header, segments: list[str], reader: Dialect) -> str | Rejected:
+def _trigger(header: Header, content: str, reader: Dialect) -> str | Rejected:
     """Return the supported trigger event of a message, as MSH-9 names it or, before v2.3, EVN-1."""
     kind, trigger = header.message_type, header.trigger
     if kind == "ORU" and trigger in {"R01", ""}:
         return "R01"
     if kind == "ADT":
         if not trigger:
-            event = next((segment for segment in segments if segment.startswith("EVN")), "")
-            trigger = read_event_code(event, reader)
+            trigger = read_event_code("EVN" + content.partition("\rEVN")[2].partition("\r")[0], reader)
         if trigger in MOVEMENTS or trigger == MERGE:
             return trigger
     if not kind:
@@ -109,8 +112,8 @@ def _message(header: Header, trigger: str, observations: ObservationReader, read
     """Put together what the segments said, or say what the trigger needs and did not get."""
     others = observations.others
     is_movement = trigger != "R01"
-    patient = read_patient(others["PID"], reader) if "PID" in others else None
-    visit = read_visit(others["PV1"], reader, is_movement=is_movement) if "PV1" in others else None
+    patient = _patient(others["PID"], reader) if "PID" in others else None
+    visit = _visit(others["PV1"], reader, is_movement=is_movement) if "PV1" in others else None
     event_at_us = read_event_time(others["EVN"], reader) if is_movement and "EVN" in others else None
     prior = read_prior_identifiers(others["MRG"], reader) if "MRG" in others else ()
     if isinstance(patient, Rejected):
@@ -128,14 +131,35 @@ def _message(header: Header, trigger: str, observations: ObservationReader, read
     if trigger == MERGE and not prior:
         return Rejected(Reason.MALFORMED, "MRG-1", "the identifiers that a merge retires", "none")
     return Message(
-        header=header,
-        patient=patient,
-        visit=visit,
-        movement=MOVEMENTS.get(trigger),
-        event_at_us=event_at_us,
-        prior_identifiers=prior,
-        is_merge=trigger == MERGE,
-        readings=observations.readings,
-        rejected=observations.rejected,
-        without_value=observations.without_value,
+        header,
+        patient,
+        visit,
+        MOVEMENTS.get(trigger),
+        event_at_us,
+        prior,
+        trigger == MERGE,
+        observations.readings,
+        observations.rejected,
+        observations.without_value,
     )
+
+
+def _patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
+    is_short = len(segment) <= _REMEMBERED_CHARACTERS
+    return _remembered_patient(segment, reader) if is_short else read_patient(segment, reader)
+
+
+def _visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | Rejected:
+    is_short = len(segment) <= _REMEMBERED_CHARACTERS and not is_movement
+    return _remembered_visit(segment, reader) if is_short else read_visit(segment, reader, is_movement=is_movement)
+
+
+# A monitor repeats the same PID and PV1 every second.
+@lru_cache(maxsize=_REMEMBERED_SEGMENTS)
+def _remembered_patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
+    return read_patient(segment, reader)
+
+
+@lru_cache(maxsize=_REMEMBERED_SEGMENTS)
+def _remembered_visit(segment: str, reader: Dialect) -> Visit | Rejected:
+    return read_visit(segment, reader, is_movement=False)

@@ -7,11 +7,13 @@ Source: HL7 v2.9 chapter 2, section 2.14.9 (MSH).
 
 from __future__ import annotations
 
+from typing import Final
+
 from interop.hl7v2_records import Header
 from interop.hl7v2_text import BAD_TIME, Dialect, Text, dialect, read_first_line
 from vocabulary.records import Rejected
 
-_FIELDS = 18
+_PADDING: Final = [""] * 18
 
 
 def decode_header(body: bytes) -> Header | Rejected:
@@ -28,44 +30,25 @@ def decode_header(body: bytes) -> Header | Rejected:
 
 def header_of(text: Text, reader: Dialect) -> Header:
     """Return the header of a message whose MSH has been cut into fields."""
-    (
-        _,
-        encoding,
-        sending_application,
-        sending_facility,
-        receiving_application,
-        receiving_facility,
-        message_at,
-        _,
-        message_type_field,
-        control_id,
-        processing_id,
-        version,
-        _,
-        _,
-        accept_ack,
-        application_ack,
-        _,
-        charset,
-    ) = (text.msh + [""] * _FIELDS)[:_FIELDS]
-    message_type, trigger, structure = reader.components(message_type_field, 3)
-    at_us = reader.time(message_at)
+    msh = text.msh + _PADDING
+    message_type, trigger, structure = reader.message_types[msh[8]]
+    at_us = reader.times[msh[6]]
     return Header(
-        field=reader.field,
-        encoding=encoding,
-        sending_application=sending_application,
-        sending_facility=sending_facility,
-        receiving_application=receiving_application,
-        receiving_facility=receiving_facility,
-        control_id=control_id.strip(),
-        message_type=message_type,
-        trigger=trigger,
-        structure=structure,
-        version=version.partition(reader.component)[0].strip(),
-        processing_id=processing_id.partition(reader.component)[0].strip(),
-        message_at_us=None if at_us == BAD_TIME else at_us,
-        charset=charset.strip(),
-        accept_ack=accept_ack.strip(),
-        application_ack=application_ack.strip(),
-        codec=text.codec,
+        reader.field,
+        msh[1],
+        msh[2],
+        msh[3],
+        msh[4],
+        msh[5],
+        msh[9].strip(),
+        message_type,
+        trigger,
+        structure,
+        msh[11].partition(reader.component)[0].strip(),
+        msh[10].partition(reader.component)[0].strip(),
+        None if at_us == BAD_TIME else at_us,
+        msh[17].strip(),
+        msh[14].strip(),
+        msh[15].strip(),
+        text.codec,
     )

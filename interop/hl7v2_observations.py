@@ -19,14 +19,16 @@ from typing import Final
 
 from interop.hl7v2_patients import bad_time, patient_key
 from interop.hl7v2_records import Header, Reading
-from interop.hl7v2_text import BAD_TIME, Dialect, shorten
-from interop.hl7v2_values import LONGEST_NUMBER, NUMERALS, is_empty, read_value
+from interop.hl7v2_text import BAD_TIME, OBSERVED_AT, Dialect, shorten
+from interop.hl7v2_values import Parsed, is_empty, read_value
 from vocabulary.records import Reason, Rejected
 
 _RESULTS: Final = frozenset({"F", "P", "C", "R", "S", "U", "A", "B", "V", ""})
 _DELETIONS: Final = frozenset({"D", "W"})
+_NONE: Final[frozenset[str]] = frozenset()
+_BEHIND_OBX: Final = frozenset({"NTE", "PRT"})
 _NO_RESULT: Final = frozenset({"X", "N", "I", "O"})
-_OBX_FIELDS: Final = 19
+_TAIL: Final = 11
 _FREE_VALUES: Final = 1_024
 _BYTES_PER_VALUE: Final = 16
 
@@ -39,11 +41,9 @@ class ObservationReader:
         "_default_device",
         "_is_foreign",
         "_obr",
-        "_obr_at_us",
         "_obx",
+        "_order_at_us",
         "_order_key",
-        "_participants",
-        "_patient_key",
         "_reader",
         "_room",
         "is_about_several",
@@ -57,14 +57,12 @@ class ObservationReader:
         """Read by `reader` a message of `size` bytes."""
         self._reader = reader
         self._room = _FREE_VALUES + size // _BYTES_PER_VALUE
-        self._default_device = _sender_device(reader, header.sending_application)
+        self._default_device = reader.senders[header.sending_application]
         self._obr = 0
-        self._obr_at_us: int | None = None
+        self._order_at_us: int | None = None
         self._order_key = ""
         self._obx = 0
         self._containers: dict[str, str] = {}  # a device's place in OBX-4, and its identifier
-        self._participants: dict[int, str] = {}  # OBX (counted from 1) and the device a PRT behind it names
-        self._patient_key: str | None = None
         self._is_foreign = False
         self.is_about_several = False
         self.readings: list[Reading] = []
@@ -72,90 +70,93 @@ class ObservationReader:
         self.without_value = 0
         self.others: dict[str, str] = {}  # the first segment of each other kind
 
-    def read(self, segments: list[str], *, has_participants: bool) -> Rejected | None:
-        """Read all segments; what was found is in the fields.
+    def read(self, text: str) -> Rejected | None:
+        """Read a whole message; what was found is in the fields.
 
-        Args:
-            segments: the message's, MSH first.
-            has_participants: there may be a PRT among them.
+        The message is cut at its OBX segments at once, which is the fastest way there is; what lies behind one, up to
+        the next, is read segment by segment.
 
         Returns:
             Why the message as a whole is refused, or None.
         """
         reader = self._reader
-        separator = reader.field
-        escape = reader.escape
-        obx = f"OBX{separator}"
-        padding = separator * _OBX_FIELDS
-        codes, units, times, devices = reader.codes, reader.units, reader.times, reader.devices
-        readings = self.readings
-        append = readings.append
-        if has_participants:
-            self._find_participants(segments)
-        for segment in segments:
-            if not segment.startswith(obx):
-                if segment:
-                    refused = self._read_other(segment)
-                    if refused is not None:
-                        return refused
-                continue
-            self._obx += 1
-            # fmt: off
-            (_, _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, _, _, at_field, _, _, _, device_field,
-             _) = (segment + padding).split(separator, _OBX_FIELDS)
-            # fmt: on
-            at_us = times[at_field] if at_field else self._obr_at_us
-            if kind == "NM" and status in _RESULTS and at_us != BAD_TIME and not self._is_foreign:
-                try:
-                    # Only digits, points and signs, and few of them: float() alone also takes `nan`, `1_0` and `१`.
-                    value = float(raw) if len(raw) <= LONGEST_NUMBER and not raw.strip(NUMERALS) else None
-                except ValueError:
-                    value = None
-                if value is not None:
-                    code, code_system, alternate, alternate_system = codes[code_field]
-                    unit, unit_system = units[unit_field]
-                    append(
-                        Reading(
-                            len(readings) + len(self.rejected),
-                            code,
-                            code_system,
-                            alternate,
-                            alternate_system,
-                            value,
-                            unit,
-                            unit_system,
-                            at_us,
-                            status,
-                            devices[device_field] if device_field else self._device(sub_id),
-                            reader.unescape(sub_id) if escape in sub_id else sub_id,
-                            self._order_key,
-                            kind,
-                        )
+        separator, escape, bad_time_us = reader.field, reader.escape, BAD_TIME
+        codes, units, numbers = reader.codes, reader.units, reader.numbers
+        readings, append = self.readings, self.readings.append
+        pieces = text.split(f"\rOBX{separator}")
+        refused = self._read_others(pieces.pop(0))
+        if refused is not None:
+            return refused
+        order_at_us, order_key, results = self._order_at_us, self._order_key, _RESULTS
+        index = len(self.rejected)
+        behind = device = ""
+        last_tail: str | None = None
+        observed_at_us: int | None = None
+        for ordinal, piece in enumerate(pieces, 1):
+            if "\r" in piece:
+                piece, _, behind = piece.partition("\r")  # noqa: PLW2901
+            fields = piece.split(separator, _TAIL)
+            if len(fields) <= _TAIL:
+                fields = (piece + separator * _TAIL).split(separator, _TAIL)
+            _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, tail = fields
+            if tail != last_tail:  # the values of one message mostly share time and device
+                last_tail = tail
+                observed_at_us, device = reader.read_tail(tail)
+            at_us = order_at_us if observed_at_us is None else observed_at_us
+            value = numbers[raw] if kind == "NM" and status in results else None
+            if value is not None and at_us != bad_time_us:
+                code, code_system, alternate, alternate_system = codes[code_field]
+                unit, unit_system = units[unit_field]
+                append(
+                    Reading(
+                        index,
+                        code,
+                        code_system,
+                        alternate,
+                        alternate_system,
+                        value,
+                        unit,
+                        unit_system,
+                        at_us,
+                        status,
+                        device or self._device(sub_id, behind),
+                        reader.unescape(sub_id) if escape in sub_id else sub_id,
+                        order_key,
+                        kind,
                     )
+                )
+                index += 1
+                if not behind:
                     continue
-            self._read_slowly(
-                kind.strip(), code_field, sub_id, raw, unit_field, status.strip(), at_us, at_field, device_field
-            )
-            if len(readings) + len(self.rejected) > self._room:
+                self._obx = ordinal
+            else:
+                self._obx = ordinal
+                self._read_slowly(fields, at_us, device, behind)
+            if behind:
+                refused = self._read_others(behind)
+                if refused is not None:
+                    return refused
+                behind = ""
+                order_at_us, order_key = self._order_at_us, self._order_key
+                results = _NONE if self._is_foreign else _RESULTS
+            index = len(readings) + len(self.rejected)
+            if index > self._room:
                 return self._too_many()
         return None
 
-    def _read_slowly(
-        self,
-        kind: str,
-        code_field: str,
-        sub_id: str,
-        raw: str,
-        unit_field: str,
-        status: str,
-        at_us: int | None,
-        at_field: str,
-        device_field: str,
-    ) -> None:
-        """Read an OBX that is not one plain number."""
+    def _read_slowly(self, fields: list[str], at_us: int | None, device: str, behind: str) -> None:
+        """Read an OBX that is not one plain number.
+
+        Args:
+            fields: OBX-1 to OBX-11, and what follows as one.
+            at_us: of OBX-14, else OBR-7.
+            device: of OBX-18.
+            behind: the segments up to the next OBX.
+        """
         reader = self._reader
+        _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, tail = fields
+        kind, status = kind.strip(), status.strip()
         is_deletion = status in _DELETIONS
-        device = reader.devices[device_field] if device_field else ""
         if is_empty(raw, reader) and not is_deletion:
             self.without_value += 1
             if device and sub_id.endswith(".0.0.0"):
@@ -164,10 +165,10 @@ class ObservationReader:
         if raw.count(reader.repetition) > self._room:
             self._reject(Rejected(Reason.TOO_LARGE, self._where(5), f"at most {self._room} values", "more"))
             return
-        refusal = self._refusal(status, at_us, at_field)
+        refusal = self._refusal(status, at_us, tail)
         code = reader.codes[code_field]
         unit, unit_system = reader.units[unit_field]
-        device = device or self._device(sub_id)
+        device = device or self._device(sub_id, behind)
         sub_id = reader.unescape(sub_id)
         where = self._where(5)
         repetitions = [raw] if is_deletion and is_empty(raw, reader) else raw.split(reader.repetition)
@@ -183,14 +184,12 @@ class ObservationReader:
                 if not is_deletion:
                     self._reject(parsed)
                     continue
-                value, comparator, system, text = nan, "", "", ""  # what is taken back needs no valid value
-            else:
-                value, comparator, system, text = parsed  # type: ignore[assignment]
+                parsed = Parsed(nan)  # what is taken back needs no valid value
             self.readings.append(
                 Reading(
                     len(self.readings) + len(self.rejected),
                     *code,
-                    value,
+                    parsed.value,
                     unit,
                     unit_system,
                     at_us,
@@ -199,39 +198,47 @@ class ObservationReader:
                     sub_id,
                     self._order_key,
                     kind,
-                    comparator,
-                    system,
-                    text,
+                    parsed.comparator,
+                    parsed.system,
+                    parsed.text,
                 )
             )
 
-    def _refusal(self, status: str, at_us: int | None, at_field: str) -> Rejected | None:
+    def _refusal(self, status: str, at_us: int | None, tail: str) -> Rejected | None:
         """Return why no value of this OBX can count, if so."""
         if self._is_foreign:
             return Rejected(Reason.IDENTITY_CONFLICT, "PID[2]", "one patient a message", "another patient's PID")
         if status in _NO_RESULT:
             return Rejected(Reason.MALFORMED, self._where(11), "no value beside a status that means no result", status)
         if at_us == BAD_TIME:
-            return bad_time(self._where(14) if at_field else f"OBR[{self._obr}]-7", at_field)
+            own = (tail.split(self._reader.field, OBSERVED_AT + 1) + [""] * (OBSERVED_AT + 1))[OBSERVED_AT]
+            return bad_time(self._where(14), own) if own else bad_time(f"OBR[{self._obr}]-7", "")
+        return None
+
+    def _read_others(self, text: str) -> Rejected | None:
+        """Read the segments before the first OBX or between two."""
+        for segment in text.split("\r"):
+            if segment:
+                refused = self._read_other(segment)
+                if refused is not None:
+                    return refused
         return None
 
     def _read_other(self, segment: str) -> Rejected | None:
         """Read a segment that is no OBX."""
         name = segment[:3]
-        separator = self._reader.field
-        if name == "OBX":  # without a single field
-            self.without_value += 1
-        elif name == "OBR" and segment[3:4] == separator:
+        if name == "OBR":
             self._read_order(segment)
-        elif name == "PID":
-            key = patient_key(segment, self._reader)
-            if self._patient_key is None:
-                self._patient_key = key
-            self._is_foreign = key != self._patient_key
-            self.is_about_several = self.is_about_several or self._is_foreign
-        elif name == "MSH" and "MSH" in self.others:
-            return Rejected(Reason.MALFORMED, "MSH[2]", "one message a frame", "a second MSH")
-        elif not (segment[3:4] in (separator, "") and name.isalnum() and name.isascii() and name.isupper()):
+        elif name == "PID" or name == "MSH":
+            first = self.others.get(name)
+            if first is not None and name == "MSH":
+                return Rejected(Reason.MALFORMED, "MSH[2]", "one message a frame", "a second MSH")
+            if first is not None:
+                self._is_foreign = patient_key(segment, self._reader) != patient_key(first, self._reader)
+                self.is_about_several = self.is_about_several or self._is_foreign
+        elif name == "OBX" and len(segment) == 3:  # without a single field
+            self.without_value += 1
+        elif not (segment[3:4] in (self._reader.field, "") and name.isalnum() and name.isascii() and name.isupper()):
             if segment.strip():
                 self._reject(Rejected(Reason.MALFORMED, f"after OBX[{self._obx}]", "a segment", shorten(segment)))
                 if len(self.readings) + len(self.rejected) > self._room:
@@ -245,31 +252,23 @@ class ObservationReader:
         reader = self._reader
         fields = (segment + reader.field * 8).split(reader.field, 8)
         self._obr += 1
-        self._obr_at_us = reader.times[fields[7]] if fields[7] else None
-        identifier = fields[3] or fields[2]
-        value, namespace, universal = reader.components(identifier.partition(reader.repetition)[0], 3)
-        authority = namespace or universal
-        self._order_key = f"{value}^{authority}" if value and authority else value
+        self._order_at_us = reader.times[fields[7]] if fields[7] else None
+        parts = (fields[3] or fields[2]).partition(reader.repetition)[0].split(reader.component, 3)
+        value, authority = parts[0], parts[1] if len(parts) > 1 else ""
+        if not authority and len(parts) > 2:
+            authority = parts[2]
+        self._order_key = reader.unescape(f"{value}^{authority}" if value and authority else value)
 
-    def _find_participants(self, segments: list[str]) -> None:
-        """Note the device of each PRT that follows an OBX (PRT-10)."""
-        reader = self._reader
-        obx = 0
-        for segment in segments:
-            name = segment[:3]
-            if name == "OBX":
-                obx += 1
-            elif name == "PRT" and obx:
-                field = (segment + reader.field * 11).split(reader.field, 11)[10]
-                if field and obx not in self._participants:
-                    self._participants[obx] = reader.devices[field]
-            elif name != "NTE":
-                obx = 0 if name in {"OBR", "PID", "SPM"} else obx
-
-    def _device(self, sub_id: str) -> str:
-        """Return the device of an OBX without OBX-18."""
-        if self._participants and self._obx in self._participants:
-            return self._participants[self._obx]
+    def _device(self, sub_id: str, behind: str) -> str:
+        """Return the device of an OBX without OBX-18: of a PRT right behind it, of its container, of the sender."""
+        if "PRT" in behind:
+            separator = self._reader.field
+            for segment in behind.split("\r"):
+                if segment[:3] not in _BEHIND_OBX:
+                    break
+                field = (segment + separator * 11).split(separator, 11)[10] if segment[:3] == "PRT" else ""
+                if field:
+                    return self._reader.devices[field]
         if self._containers:
             return self._containers.get(sub_id.partition(".")[0], self._default_device)
         return self._default_device
@@ -283,11 +282,3 @@ class ObservationReader:
     def _too_many(self) -> Rejected:
         expected = f"at most {self._room} values in a message of this size"
         return Rejected(Reason.TOO_LARGE, f"OBX[{self._obx}]", expected, "more")
-
-
-def _sender_device(reader: Dialect, sending_application: str) -> str:
-    """Return MSH-3 where it names one device (IHE PCD: an EUI-64), not a system that speaks for many."""
-    if "EUI-64" not in sending_application:
-        return ""
-    _, universal, universal_type = reader.components(sending_application, 3)
-    return universal if universal_type == "EUI-64" else ""

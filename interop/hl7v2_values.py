@@ -16,9 +16,6 @@ from typing import Final, NamedTuple
 from interop.hl7v2_text import NULL, Dialect, shorten
 from vocabulary.records import Reason, Rejected
 
-NUMERALS: Final = "0123456789.+-"
-LONGEST_NUMBER: Final = 32
-
 _NUMBER: Final = re.compile(
     r"\s*(<=|>=|<>|<|>|=)?\s*([+-]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][+-]?\d{1,2})?)\s*", re.ASCII
 )

@@ -28,6 +28,9 @@ PORTS_A_FOLDER = 16
 PORT_BLOCKS = 750
 """Kept addresses lie in 20000..31999: below the range from which Linux lends ports to outgoing connections."""
 
+DEMONSTRATION_MARK = "only-a-demonstration"
+"""A file of this name says that a data directory may be emptied by the next demonstration."""
+
 
 class Running(msgspec.Struct, frozen=True):
     """One service as the supervisor last recorded it."""
@@ -122,6 +125,24 @@ class DataDir:
                     "or set VIGIL_DATA_DIR to another folder."
                 ) from error
             yield
+
+    def clear_demonstration(self) -> None:
+        """Remove what an earlier demonstration kept here (its addresses stay), and mark the folder as one.
+
+        Raises:
+            ConfigurationError: there is data, and nothing says that it is only a demonstration's.
+        """
+        mark = self.root / DEMONSTRATION_MARK
+        if self.has_data and not mark.exists():
+            raise ConfigurationError(
+                f"{self.root} holds data that is not marked as a demonstration's, so it is not removed. "
+                "Move it away, or set VIGIL_DATA_DIR to another folder."
+            )
+        mark.touch()
+        for entry in self.root.iterdir():
+            if entry.is_dir() and not entry.is_symlink() and entry != self.run:
+                shutil.rmtree(entry)
+        self.logs.mkdir(mode=0o700)
 
     def read_state(self) -> RunState | None:
         """Return what was last recorded as running, or None when nothing was (or it cannot be understood)."""

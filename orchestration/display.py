@@ -27,6 +27,8 @@ _STYLES = {
     Condition.STARTING: ("○", "yellow"),
     Condition.SILENT: ("▲", "red"),
     Condition.DOWN: ("✕", "red"),
+    Condition.WAITING: ("·", "dim"),
+    Condition.STOPPED: ("·", "dim"),
 }
 
 
@@ -78,7 +80,7 @@ class ServicesDisplay:
         if self._live is None:
             for seen in services:
                 line = service_line(seen)
-                if self._shown.get(seen.name) != line:
+                if seen.condition is not Condition.WAITING and self._shown.get(seen.name) != line:
                     self._shown[seen.name] = line
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
             return

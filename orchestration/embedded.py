@@ -190,15 +190,23 @@ class EmbeddedPostgres:
             )
         if may_reach(self.binaries.resolve(), self._owner):
             return
-        # An environment under /root (mode 0700): its programs are copied to where their user can run them.
+        self.binaries = self._copied_programs() / "bin"
+
+    def _copied_programs(self) -> Path:
+        """Copy PostgreSQL's installation to where its user can run it: the environment may lie below /root (0700)."""
         install = self.binaries.resolve().parent
+        package = install.parent
         copy = self.folder / f"programs-{install.name}-{int((install / 'bin/postgres').stat().st_mtime)}"
         if not copy.exists():
             partial = copy.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(install, partial, symlinks=True)
+            shutil.copytree(install, partial / package.name / install.name, symlinks=True)
+            # A wheel's programs look for their libraries in ../../../<package>.libs: the layout must stay.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, partial / libraries.name, symlinks=True)
             partial.rename(copy)
-        self.binaries = copy / "bin"
+        return copy / package.name / install.name
 
     def _hand_over(self, path: Path, mode: int) -> None:
         path.chmod(mode)
@@ -346,13 +354,14 @@ class EmbeddedNats:
         if self.mqtt_port is not None:
             require_free(self.mqtt_port, "nats-server's MQTT listener", "VIGIL_MQTT_PORT")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # RAW holds patients' messages as they came
         configuration = self.folder / "nats.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(self._configuration(self._token()))
         with (self.folder / "log").open("ab") as log:
             # Its own session: a Ctrl-C at the terminal goes to `vigil up`, which stops services in order.
             self.process = subprocess.Popen(
-                [str(binary), "-c", str(configuration)], stdout=log, stderr=log, start_new_session=True
+                [str(binary), "-c", str(configuration)], stdout=log, stderr=log, start_new_session=True, umask=0o077
             )
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -22,7 +22,9 @@ class Condition(StrEnum):
     READY = "ready"
     STARTING = "starting"  # runs, does not serve yet
     SILENT = "silent"  # runs, has not written its health for 5 s
-    DOWN = "down"  # does not run
+    DOWN = "down"  # should run and does not
+    WAITING = "waiting"  # its turn to start has not come
+    STOPPED = "stopped"  # was stopped on purpose
     EXTERNAL = "external"  # somebody else's server
 
 

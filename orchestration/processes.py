@@ -7,6 +7,7 @@ Not here: which processes there are (orchestration.services), when they are star
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ ROTATE_BYTES = 16 * 1024 * 1024
 
 CLOCK_SLACK_S = 0.5
 """Two readings of one process's start differ by this at most: the kernel counts it in hundredths, since boot."""
+
+KILLED_WITHIN_S = 10.0
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -59,19 +62,24 @@ def end(identity: Identity, grace_s: float) -> bool:
     Returns:
         Whether it ended by itself; True also when it was gone already.
     """
-    if not is_alive(identity):
+    ask_to_stop(identity)
+    if _await_end(identity, grace_s):
         return True
     try:
-        process = psutil.Process(identity.pid)
-        process.terminate()
-        try:
-            process.wait(timeout=grace_s)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=10)
-            return False
+        psutil.Process(identity.pid).kill()
     except psutil.NoSuchProcess:
-        pass
+        return True
+    _await_end(identity, KILLED_WITHIN_S)
+    return False
+
+
+def _await_end(identity: Identity, timeout_s: float) -> bool:
+    # Asked of the process table, not waited for: a child of a killed parent may stay a zombie that nobody collects.
+    deadline = time.monotonic() + timeout_s
+    while is_alive(identity):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
     return True
 
 
@@ -91,4 +99,5 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path, fol
             stderr=output,
             cwd=folder,
             start_new_session=True,
+            umask=0o077,  # what it keeps (bodies of messages) is nobody else's to read
         )

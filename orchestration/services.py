@@ -214,6 +214,8 @@ def running(
     stopping: threading.Event,
     on_change: Callable[[House], None] = lambda _house: None,
     on_leftovers: Callable[[list[str]], None] = lambda _names: None,
+    *,
+    is_fresh: bool = False,
 ) -> Iterator[House]:
     """Run everything while the block runs; on leaving, stop it in reverse order.
 
@@ -222,6 +224,7 @@ def running(
         command: "up" or "demo", for the record.
         stopping: set to give up while starting.
         on_change: called with the house whenever there may be something new to show while starting.
+        is_fresh: for demonstrations: what an earlier one kept is removed first, but for its addresses.
         on_leftovers: called with the names of processes of a killed supervisor that were ended first.
 
     Raises:
@@ -234,6 +237,8 @@ def running(
         ended = end_leftovers(data_dir)
         if ended:
             on_leftovers(ended)
+        if is_fresh:
+            data_dir.clear_demonstration()
         house = House(settings, data_dir, command)
         house.check_addresses()
         house.supervisor.start(START_TIMEOUT_S, stopping, lambda: on_change(house))

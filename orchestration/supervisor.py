@@ -23,6 +23,9 @@ LONGEST_BACKOFF_S = 10.0
 STEADY_AFTER_S = 15.0
 """A service that ran this long is well again: its next death is answered at once, not after the longest wait."""
 
+FIRST_START_S = 5.0
+"""A server killed a moment ago may still hold its memory or port; one that is truly away is said to be so soon."""
+
 POLL_S = 0.2
 _SERVING = {Condition.READY, Condition.EXTERNAL}
 
@@ -156,12 +159,11 @@ class Supervisor:
                 self.stop()
 
     def _first_start(self, watch: _Watch, stopping: threading.Event, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + min(timeout_s, FIRST_START_S)
         while True:
             try:
                 watch.service.start()
             except UnavailableError:
-                # A server killed a moment ago may still hold its memory or port: that passes.
                 if time.monotonic() > deadline or stopping.wait(FIRST_BACKOFF_S):
                     raise
             else:
@@ -228,11 +230,15 @@ class Supervisor:
     def run(self, stopping: threading.Event, on_change: Callable[[], None] = lambda: None) -> None:
         """Tend the services until `stopping` is set, then stop all."""
         try:
-            while not stopping.wait(POLL_S):
-                self.tend()
-                on_change()
+            self.tend_until(stopping, on_change)
         finally:
             self.stop(on_change)
+
+    def tend_until(self, stopping: threading.Event, on_change: Callable[[], None] = lambda: None) -> None:
+        """Tend the services until `stopping` is set."""
+        while not stopping.wait(POLL_S):
+            self.tend()
+            on_change()
 
     def stop(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Stop everything in reverse order and forget the record; may be called more than once."""
@@ -245,8 +251,15 @@ class Supervisor:
     def seen(self) -> list[Seen]:
         """Return how every service is now."""
         return [
-            Seen(w.service.name, w.service.address, w.service.condition(), w.restarts, w.note) for w in self._watches
+            Seen(watch.service.name, watch.service.address, self._condition(watch), watch.restarts, watch.note)
+            for watch in self._watches
         ]
+
+    def _condition(self, watch: _Watch) -> Condition:
+        if watch.started_at == 0.0:
+            return Condition.WAITING
+        found = watch.service.condition()
+        return Condition.STOPPED if self._is_stopping and found is Condition.DOWN else found
 
     def _record(self) -> None:
         if self._is_stopping:

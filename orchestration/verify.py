@@ -1,27 +1,29 @@
 """`vigil verify`: does the ledger's equation hold, are its chains whole, do the items match its counts?
 
-Here: asking the stores in one consistent moment, and saying the answer.
-Not here: the sums and chains themselves (stores.ledger, stores.ledger_verification).
+Here: asking, and saying the answer.
+Not here: the equation with what is in flight (twin.accounts), the chains and sums (stores).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from orchestration.storage import connection, reachable
-from stores import database, ledger, ledger_verification, partition_log
+from orchestration.storage import connection, reachable, secret
+from stores import database, ledger, ledger_verification
+from twin import accounts
+from twin.bus import Bus
 from vocabulary.settings import Settings
 
 
 class Verdict(NamedTuple):
     """What was found."""
 
-    balance: ledger.Balance
-    pending: partition_log.Counts
-    remainder: ledger.Remainder
+    account: accounts.Account
+    feeds: dict[str, ledger.FeedBalance]
     faults: list[ledger_verification.Fault]
     differences: list[ledger_verification.Difference]
     heads: dict[str, ledger.Head]
@@ -29,50 +31,48 @@ class Verdict(NamedTuple):
     @property
     def is_sound(self) -> bool:
         """Return whether nothing is missing, nothing was altered, and every count has its items."""
-        return self.remainder == (0, 0) and not self.faults and not self.differences
-
-
-async def verdict_of(connected: database.Connection) -> Verdict:
-    """Read one moment of the database and judge it."""
-    async with database.consistent_read(connected):
-        balance = await ledger.balance(connected)
-        pending = await partition_log.unfolded(connected)
-        return Verdict(
-            balance,
-            pending,
-            balance.remainder(pending),
-            await ledger_verification.verify(connected),
-            await ledger_verification.reconcile(connected),
-            await ledger.heads(connected),
-        )
+        return self.account.remainder == 0 and not self.faults and not self.differences
 
 
 async def verify(settings: Settings) -> Verdict:
     """Connect, read and judge.
 
     Raises:
-        UnavailableError: there is no database to ask.
+        UnavailableError: there is no database or bus to ask.
     """
     with reachable(settings) as complete:
-        async with connection(complete, "verify") as connected:
-            return await verdict_of(connected)
+        bus = await Bus.connect(secret(complete.nats_url), "vigil verify")
+        try:
+            async with connection(complete, "verify") as connected:
+                account = await accounts.balance(connected, bus)
+                async with database.consistent_read(connected):
+                    return Verdict(
+                        account,
+                        (await ledger.balance(connected)).feeds,
+                        await ledger_verification.verify(connected),
+                        await ledger_verification.reconcile(connected),
+                        await ledger.heads(connected),
+                    )
+        finally:
+            await bus.close()
 
 
 def as_record(verdict: Verdict) -> dict[str, Any]:
     """Return the verdict for `--json`."""
-    total = verdict.balance.total
+    account = verdict.account
     return {
         "is_sound": verdict.is_sound,
-        "messages": total.messages._asdict() | {"pending": verdict.pending.messages},
-        "values": total.values._asdict() | {"pending": verdict.pending.values},
-        "without_value": total.without_value,
-        # One number for scripts: whichever unit is off, it is not 0.
-        "remainder": abs(verdict.remainder.messages) + abs(verdict.remainder.values),
-        "remainder_messages": verdict.remainder.messages,
-        "remainder_values": verdict.remainder.values,
+        "messages": msgspec.structs.asdict(account.messages),
+        "values": msgspec.structs.asdict(account.values),
+        "without_value": account.without_value,
+        "waiting": account.waiting,
+        # One number for scripts: whichever side is off, it is not 0.
+        "remainder": account.remainder,
+        "remainder_messages": account.messages.remainder,
+        "remainder_values": account.values.remainder,
         "feeds": {
             name: {"messages": feed.messages._asdict(), "values": feed.values._asdict()}
-            for name, feed in verdict.balance.feeds.items()
+            for name, feed in verdict.feeds.items()
         },
         "chain_faults": [fault._asdict() for fault in verdict.faults],
         "differences": [difference._asdict() for difference in verdict.differences],
@@ -80,25 +80,31 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+_HEADINGS = ("received", "accepted", "duplicate", "quarantined", "rejected", "shed", "pending")
+
+
 def show(verdict: Verdict, console: Console) -> None:
-    """Print the equation per feed, and what is wrong, if anything."""
-    table = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title_justify="left", caption_justify="left"
-    )
+    """Print the equation per feed and in all, and what is wrong, if anything."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("feed", no_wrap=True)
-    for heading in ("", "received", "accepted", "duplicate", "quarantined", "rejected", "shed", "no outcome yet"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    rows = [*verdict.balance.feeds.items(), ("all", verdict.balance.total)]
-    for name, feed in rows:
-        for unit, tally in (("messages", feed.messages), ("values", feed.values)):
-            numbers = [*tally, tally.unaccounted]
-            shown = [f"{number:,}" for number in numbers]
-            table.add_row((name or "(none)") if unit == "messages" else "", unit, *shown)
+    table.add_column("", no_wrap=True)
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, feed in verdict.feeds.items():
+        for label, unit, tally in ((name or "(none)", "messages", feed.messages), ("", "values", feed.values)):
+            # Per feed, what has no outcome yet is what is pending.
+            table.add_row(label, unit, *(f"{number:,}" for number in (*tally, tally.unaccounted)), style="dim")
+    account = verdict.account
+    for label, unit, side in (("all", "messages", account.messages), ("", "values", account.values)):
+        table.add_row(label, unit, *(f"{number:,}" for number in msgspec.structs.astuple(side)))
     console.print(table)
-    pending, remainder = verdict.pending, verdict.remainder
-    console.print(f"pending: {pending.messages:,} messages, {pending.values:,} values", highlight=False)
-    verb = "[green]balanced[/]" if remainder == (0, 0) else "[red]NOT BALANCED[/]"
-    console.print(f"remainder: {remainder.messages:,} messages, {remainder.values:,} values: {verb}", highlight=False)
+    verdict_text = "[green]balanced[/]" if account.remainder == 0 else "[red]NOT BALANCED[/]"
+    console.print(
+        f"remainder: {account.messages.remainder:,} messages, {account.values.remainder:,} values: {verdict_text}",
+        highlight=False,
+    )
+    if account.waiting:
+        console.print(f"waiting for an admission or an association: {account.waiting:,} messages", highlight=False)
     for fault in verdict.faults:
         console.print(f"[red]chain {fault.writer} row {fault.first} to {fault.last}: {fault.kind}[/] {fault.text}")
     for difference in verdict.differences:
@@ -106,6 +112,6 @@ def show(verdict: Verdict, console: Console) -> None:
             f"[red]{difference.feed} {difference.outcome} {difference.unit}:[/] "
             f"the ledger says {difference.ledger}, the items {difference.items}"
         )
-    rows_kept = sum(head.seq for head in verdict.heads.values())
     if not verdict.faults:
-        console.print(f"chains: {len(verdict.heads)} writers, {rows_kept:,} rows, all whole", highlight=False)
+        rows = sum(head.seq for head in verdict.heads.values())
+        console.print(f"chains: {len(verdict.heads)} writers, {rows:,} rows, all whole", highlight=False)

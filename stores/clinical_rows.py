@@ -98,7 +98,11 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What one transaction changes. A row in a `closed_` list carries the position at which it ceased to be known."""
+    """What one transaction changes.
+
+    A row in a `closed_` list is one already kept, with the position at which it ceased to be known. A new row that
+    ceased to be known within the same transaction comes once, with both positions.
+    """
 
     patients: list[PatientRow]
     identifiers: list[IdentifierRow]

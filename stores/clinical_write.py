@@ -128,12 +128,12 @@ async def _write_places(
     await _insert(
         conn,
         """insert into encounter_location (encounter_id, location_id, placed_by, from_us, to_us, known_from, known_to)
-        select n.e, o.location_id, n.p, n.f, n.t, n.k, null
+        select n.e, o.location_id, n.p, n.f, n.t, n.k, n.u
         from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[],
-            %s::bigint[], %s::bigint[]) as n (e, facility, ward, room, bed, p, f, t, k)
+            %s::bigint[], %s::bigint[], %s::bigint[]) as n (e, facility, ward, room, bed, p, f, t, k, u)
         join location o using (facility, ward, room, bed)
         on conflict (encounter_id, from_us, known_from) do update set location_id = excluded.location_id,
-            placed_by = excluded.placed_by, to_us = excluded.to_us, known_to = null""",
+            placed_by = excluded.placed_by, to_us = excluded.to_us, known_to = excluded.known_to""",
         [
             (
                 row.encounter_id,
@@ -145,6 +145,7 @@ async def _write_places(
                 row.from_us,
                 row.to_us,
                 row.known_from,
+                row.known_to,
             )
             for row in added
         ],
@@ -168,9 +169,9 @@ async def _write_associations(
         await _insert(
             conn,
             """insert into device_association (subject_kind, subject, patient_id, encounter_id, from_us, to_us, source,
-                known_from)
+                known_from, known_to)
             select * from unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-                %s::text[], %s::bigint[])""",
+                %s::text[], %s::bigint[], %s::bigint[])""",
             [
                 (
                     row.subject_kind,
@@ -181,6 +182,7 @@ async def _write_associations(
                     row.to_us,
                     row.source,
                     row.known_from,
+                    row.known_to,
                 )
                 for row in added
             ],

@@ -147,8 +147,9 @@ def encode(columns: Columns, seed: int) -> bytes:
             axis_rows.append((end - start, pack_integers(effective[rows]), pack_integers(message[rows])))
         entries.append(_entry(int(concept[start]), value[rows]))
         packed = [pack_floats(value[rows])]
-        for column in (source, value_index, status, text):
-            packed.append(pack_integers(column[rows]) if column[rows].any() else b"")
+        packed += [
+            pack_integers(column[rows]) if column[rows].any() else b"" for column in (source, value_index, status, text)
+        ]
         series.append(_SERIES.pack(axis, *map(len, packed)))
         data += packed
 
@@ -202,6 +203,11 @@ def directory_size(concepts: int) -> int:
     return _HEAD.size + concepts * _ENTRY.size
 
 
+def holds_directory(prefix: bytes) -> bool:
+    """Return whether these first bytes of a block include its whole directory."""
+    return len(prefix) >= _HEAD.size and len(prefix) >= directory_size(_HEAD.unpack_from(prefix)[2])
+
+
 class _Body:
     """The decompressed part of a block, and where everything in it begins."""
 
@@ -228,7 +234,7 @@ class _Body:
 
     def axis_at(self, axis: int) -> int:
         before: int = sum(times + messages for _, times, messages in self.axes[:axis])
-        return self.axes_at + before
+        return int(self.axes_at + before)
 
 
 def points(data: bytes, contents: Directory, concepts: Collection[int], seed: int) -> dict[int, Points]:

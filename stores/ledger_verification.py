@@ -106,7 +106,7 @@ class _Chain:
         self._find_deleted(origins, moved)
         lost = max(self.anchors, default=0)
         start = max(self.next, max(origins, default=0) + 1)
-        if False:
+        if lost >= start:
             self._add("truncated", start, f"the anchor kept elsewhere says that row {lost} was written", last=lost)
         return _runs(self.faults)
 

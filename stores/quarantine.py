@@ -51,7 +51,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     received_at_us: int
     state: State = "open"
     resolved_position: int | None = None
-    waits_for: str = ""  # identifier, bed or device key whose arrival releases it
+    waits_for: str = ""  # identifier, bed or device keys, one a line: the arrival of any releases it
     body: bytes | None = None  # of whole messages that can be released; `find` leaves it out
 
 
@@ -150,12 +150,32 @@ async def waiting_for(connection: Connection, keys: Sequence[str]) -> list[Item]
     with translated():
         cursor = await connection.execute(
             f"select item_id, {_COLUMNS}, body from quarantine_item "  # noqa: S608
-            "where state = 'open' and waits_for <> '' and waits_for = any(%s::text[]) "
+            "where state = 'open' and waits_for <> '' and string_to_array(waits_for, E'\\n') && %s::text[] "
             "order by position, raw_index, value_index",
             (wanted,),
             binary=True,
         )
         return [_item(row) for row in await cursor.fetchall()]
+
+
+async def waiting_keys(connection: Connection) -> set[str]:
+    """Return every key that some open item waits for."""
+    with translated():
+        cursor = await connection.execute(
+            "select distinct unnest(string_to_array(waits_for, E'\\n')) from quarantine_item "
+            "where state = 'open' and waits_for <> ''"
+        )
+        return {row[0] for row in await cursor.fetchall()}
+
+
+async def waiting_count(connection: Connection) -> int:
+    """Return how many open items wait for somebody's arrival."""
+    with translated():
+        cursor = await connection.execute(
+            "select count(*) from quarantine_item where state = 'open' and waits_for <> ''"
+        )
+        row = await cursor.fetchone()
+    return int(row[0]) if row else 0
 
 
 async def resolve(connection: Connection, item_ids: Sequence[int], state: State, position: int) -> int:

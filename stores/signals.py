@@ -1,8 +1,8 @@
 """The table `signal_block`: high-rate values, packed.
 
-A row is (patient, signal group, hour of effective time, revision). Level 0 is what one commit brought; compaction merges
-an hour's rows into one of level 1. `concept_bits` has bit (concept mod 64) set for each concept within: a filter that may
-say yes wrongly, never no. Rows of an hour are unordered in effective time, since late values come in later revisions.
+A row is (patient, signal group, hour of effective time, revision). Level 0 is what one commit brought; compaction
+merges an hour's rows into one of level 1. `concept_bits` has bit (concept mod 64) set for each concept within: a filter
+that may say yes wrongly, never no. Rows of an hour are unordered in effective time: late values have later revisions.
 
 Here: writing rows, reading an interval, walking from the newest back.
 Not here: the bytes of `columns` (stores.blocks), merging rows (stores.compaction), which table a concept is in
@@ -28,6 +28,7 @@ _COLUMNS = (
     "patient_id, t0, revision, known_from, concept_bits, effective_from_ms, effective_to_ms, n, signal_group, level, "
     "columns"
 )
+_COPY_SQL = f"copy signal_block ({_COLUMNS}) from stdin (format binary)"
 COMPACTION_LOCK = 0x5649_4743
 """First key of the advisory locks that keep compaction from replacing rows between two queries of one reader."""
 
@@ -107,7 +108,7 @@ async def insert(conn: Connection, rows: Iterable[NewRow]) -> None:
     if len(buffer) == len(_COPY_START):
         return
     buffer += _COPY_END
-    async with conn.cursor() as cursor, cursor.copy(f"copy signal_block ({_COLUMNS}) from stdin (format binary)") as copy:
+    async with conn.cursor() as cursor, cursor.copy(_COPY_SQL) as copy:
         await copy.write(bytes(buffer))
 
 
@@ -115,15 +116,27 @@ _ROW_SQL = """
     patient_id, signal_group, date_part('epoch', t0), revision, level, effective_to_ms, columns
 """
 
-_RANGE_SQL = f"""
-    select {_ROW_SQL} from signal_block
+_WHERE_SQL = """
     where patient_id = any(%(patients)s) and signal_group = any(%(groups)s)
         and t0 >= to_timestamp(%(first_hour_s)s) and t0 <= to_timestamp(%(last_hour_s)s)
         and concept_bits & %(bits)s <> 0
         and (t0 > to_timestamp(%(first_hour_s)s) or effective_to_ms >= %(from_ms)s)
         and (t0 < to_timestamp(%(last_hour_s)s) or effective_from_ms <= %(to_ms)s)
-    order by patient_id, signal_group, t0
 """
+
+DIRECTORY_BYTES = 1024
+"""More than the directory of 25 concepts takes; a longer one is read whole."""
+
+_DIRECTORY_SQL = f"""
+    select patient_id, signal_group, date_part('epoch', t0), revision, level, effective_to_ms,
+        case when level = 0 then ''::bytea else substring(columns from 1 for {DIRECTORY_BYTES}) end
+    from signal_block {_WHERE_SQL}
+"""  # noqa: S608 - only texts of this module
+
+_RANGE_SQL = f"""
+    select {_ROW_SQL} from signal_block {_WHERE_SQL}
+    order by patient_id, signal_group, t0
+"""  # noqa: S608 - only texts of this module
 
 
 def _row(fields: tuple[int, int, float, int, int, int, bytes]) -> Row:
@@ -136,6 +149,19 @@ async def between(
     conn: Connection, patient_ids: Sequence[int], groups: Collection[int], bits: int, from_us: int, to_us: int
 ) -> list[Row]:
     """Return every block that may hold a value effective in [from_us, to_us), by patient, group and hour."""
+    return await _select(conn, _RANGE_SQL, patient_ids, groups, bits, from_us, to_us)
+
+
+async def directories_between(
+    conn: Connection, patient_ids: Sequence[int], groups: Collection[int], bits: int, from_us: int, to_us: int
+) -> list[Row]:
+    """Return the same blocks with only their first DIRECTORY_BYTES; those of level 0, which have none, empty."""
+    return await _select(conn, _DIRECTORY_SQL, patient_ids, groups, bits, from_us, to_us)
+
+
+async def _select(
+    conn: Connection, sql: str, patient_ids: Sequence[int], groups: Collection[int], bits: int, from_us: int, to_us: int
+) -> list[Row]:
     if to_us <= from_us or not groups:
         return []
     first_hour, last_hour = from_us // HOUR_US, (to_us - 1) // HOUR_US
@@ -149,7 +175,7 @@ async def between(
         "to_ms": (to_us - 1 - last_hour * HOUR_US) // 1000,
     }
     async with conn.cursor(binary=True) as cursor:
-        await cursor.execute(_RANGE_SQL, parameters, prepare=True)
+        await cursor.execute(sql, parameters, prepare=True)
         return [_row(fields) for fields in await cursor.fetchall()]
 
 
@@ -174,7 +200,7 @@ async def present_bits(
         (list(patient_ids), list(groups), from_us // HOUR_US * 3600, to_us // HOUR_US * 3600),
         prepare=True,
     )
-    return {group: bits for group, bits in await found.fetchall()}
+    return dict(await found.fetchall())
 
 
 _BACK_SQL = f"""
@@ -192,7 +218,7 @@ _BACK_SQL = f"""
         limit %(limit)s
     ) b
     order by w.number, b.t0 desc, b.effective_to_ms desc, b.revision desc
-"""
+"""  # noqa: S608 - only texts of this module
 
 
 class Walk:

@@ -64,13 +64,18 @@ async def claim(connection: Connection, sources: Sequence[Source]) -> list[Seen 
 
 
 async def _insert(connection: Connection, sources: Sequence[Source]) -> set[UUID]:
-    keys, digests, positions, indices, times = zip(*sources, strict=True)
     with translated():
         cursor = await connection.execute(
             "insert into source_message (source_key, body_digest, position, raw_index, received_at) "
             "select * from unnest(%b::uuid[], %b::uuid[], %b::int8[], %b::int4[], %b::timestamptz[]) "
             "on conflict do nothing returning source_key",
-            (list(keys), list(digests), list(positions), list(indices), [to_timestamp(time) for time in times]),
+            (
+                [source.key for source in sources],
+                [source.body_digest for source in sources],
+                [source.position for source in sources],
+                [source.index for source in sources],
+                [to_timestamp(source.received_at_us) for source in sources],
+            ),
             binary=True,
         )
         return {row[0] for row in await cursor.fetchall()}

@@ -11,7 +11,7 @@ import asyncio
 import msgspec
 
 from stores import ledger, partition_log, positions, quarantine
-from stores.database import Connection, transaction
+from stores.database import Connection, consistent_read, transaction
 from twin.bus import Bus
 from twin.normalizer import CONTROL_FEED
 from vocabulary.records import INCARNATION_SHIFT, RawPack
@@ -81,9 +81,8 @@ async def balance(connection: Connection, bus: Bus) -> Account:
     Raises:
         UnavailableError: PostgreSQL or JetStream does not answer.
     """
-    async with transaction(connection):
-        await connection.execute("set transaction isolation level repeatable read")
-        sums = await ledger.balance(connection)
+    async with consistent_read(connection):
+        sums = (await ledger.balance(connection)).total
         unfolded = await partition_log.unfolded(connection)
         place = (await positions.read(connection))[positions.NORMALIZER]
         waiting = await quarantine.waiting_count(connection)

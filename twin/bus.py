@@ -12,6 +12,7 @@ import json
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -193,9 +194,7 @@ class Bus:
             UnavailableError: no acknowledgement; the pack may or may not be stored, so retry with the same id.
         """
         try:
-            ack = await self._jetstream.publish(
-                f"RAW.{feed}", data, timeout=5, headers={"Nats-Msg-Id": pack_id}
-            )
+            ack = await self._jetstream.publish(f"RAW.{feed}", data, timeout=5, headers={"Nats-Msg-Id": pack_id})
         except nats.js.errors.APIError as error:
             if error.err_code in _STREAM_FULL_CODES:
                 raise StreamFullError("RAW is full: raise VIGIL_RAW_MAX_BYTES or free its disk.") from error
@@ -286,11 +285,12 @@ class Bus:
                 pending_bytes_limit=512 * 1024 * 1024,
             )
             info = await subscription.consumer_info()
-            for _ in range(info.num_pending + subscription.pending_msgs if info.delivered else info.num_pending):
+            # What was waiting when the consumer was made: delivered meanwhile, or still to come.
+            waiting = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+            while waiting > 0:
                 message = await subscription.next_msg(timeout=5)
                 found[int(message.subject.rsplit(".", 1)[1])] = message.data
-                if message.metadata.num_pending == 0:
-                    break
+                waiting -= 1
             await subscription.unsubscribe()
         except _AWAY as error:
             raise UnavailableError(f"the twins bucket does not answer ({type(error).__name__})") from error
@@ -310,10 +310,8 @@ class Bus:
             while True:
                 yield _PUBLICATION.decode(await arrived.get())
         finally:
-            try:
+            with suppress(*_AWAY):
                 await subscription.unsubscribe()
-            except _AWAY:
-                pass
 
 
 class RawReader:
@@ -418,8 +416,6 @@ class RawReader:
     async def close(self) -> None:
         """Stop reading."""
         if self._subscription is not None:
-            try:
+            with suppress(*_AWAY):
                 await self._subscription.unsubscribe()
-            except _AWAY:
-                pass
             self._subscription = None

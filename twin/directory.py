@@ -1,7 +1,7 @@
 """Who is who and where: the normalizer's one memory of patients, stays and beds.
 
-Here: finding the patient a message is about, applying ADT, and every change as rows with the position that made it known.
-Not here: what a movement does to a stay (twin.stays), who has a contested bed (twin.beds), SQL (stores.clinical).
+Here: finding the patient a message is about, applying ADT, whether a time falls in a stay.
+Not here: what a movement does to a stay (twin.stays), a contested bed (twin.beds), rows and changes (twin.book).
 Source: HL7 v2.6 chapter 3; IHE PCD TF-2 (patient and location in PID-3 and PV1-3); HL7 FHIR R4 Patient.link.
 
 One writer. The same messages in the same order give the same numbers, rows and events. After a rolled-back
@@ -18,27 +18,18 @@ one is taking the redirect back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Self
 
 import msgspec
 
 from interop.hl7v2 import Identifier, Message, PatientIdentity
 from stores import clinical
-from stores.clinical import AssociationRow, EncounterPlaceRow, EncounterRow, IdentifierRow, MergeRow, PatientRow
+from stores.clinical import AssociationRow, PatientRow
 from stores.database import Connection, storable
-from twin.beds import (
-    BED,
-    DEVICE,
-    Occupancy,
-    bed_key,
-    bed_subject,
-    device_key,
-    identifier_key,
-    occupancies,
-    wearer,
-)
-from twin.stays import CLOCK_TOLERANCE_US, NOWHERE, Placement, Stay, Told, plan
+from twin.beds import DEVICE, bed_key, bed_subject, device_key, identifier_key, wearer
+from twin.book import Book, Names
+from twin.stays import CLOCK_TOLERANCE_US, NOWHERE, Stay, Told, plan
 from vocabulary.records import Merged, Moved, Movement, Place, RawId, Reason, Rejected
 
 _BIRTH_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?")
@@ -90,31 +81,13 @@ class AfterDischarge(msgspec.Struct, frozen=True):
     ended_at_us: int
 
 
-Names = tuple[tuple[str, str], ...]
-
-
 class Directory:
     """Who is who and where, as known now."""
 
     def __init__(self, rows: clinical.Rows | None = None) -> None:
         """Start from what is known; None: nothing is."""
-        self._patients: dict[int, PatientRow] = {}
-        self._identifiers: dict[tuple[str, str], IdentifierRow] = {}
-        self._authorities: set[str] = set()
-        self._survivor: dict[int, int] = {}  # retired patients only
-        self._members: dict[int, tuple[int, ...]] = {}  # survivors of a merge only
-        self._stays: dict[int, dict[int, Stay]] = {}  # by the patient they were told of
-        self._encounters: dict[int, EncounterRow] = {}
-        self._places: dict[int, dict[int, EncounterPlaceRow]] = {}  # by stay, then by start
-        self._claims: dict[str, dict[int, list[Occupancy]]] = {}  # by bed, then by stay
-        self._beds: dict[str, list[AssociationRow]] = {}
-        self._devices: dict[str, list[AssociationRow]] = {}
-        self._windows: dict[int, list[tuple[int, int | None, InStay]]] = {}
-        self._next_patient = 1
-        self._next_encounter = 1
-        self._forget_changes()
-        if rows is not None:
-            self._take(rows)
+        self._book = Book(rows)
+        self._windows: dict[int, list[tuple[int, int | None, InStay]]] = {}  # by survivor; made when first asked
 
     @classmethod
     async def load(cls, conn: Connection) -> Self:
@@ -129,30 +102,7 @@ class Directory:
 
     def take_changes(self) -> clinical.Changes:
         """Return the rows changed since the last call."""
-        changes = clinical.Changes(
-            patients=[self._patients[patient_id] for patient_id in sorted(self._changed_patients)],
-            identifiers=self._new_identifiers,
-            merges=self._new_merges,
-            encounters=[self._encounters[encounter_id] for encounter_id in sorted(self._changed_encounters)],
-            closed_places=self._closed_places,
-            places=list(self._new_places.values()),
-            closed_associations=self._closed_associations,
-            associations=list(self._new_associations.values()),
-        )
-        self._forget_changes()
-        return changes
-
-    def _forget_changes(self) -> None:
-        self._changed_patients: set[int] = set()
-        self._changed_encounters: set[int] = set()
-        self._new_identifiers: list[IdentifierRow] = []
-        self._new_merges: list[MergeRow] = []
-        self._closed_places: list[EncounterPlaceRow] = []
-        self._new_places: dict[tuple[int, int, int], EncounterPlaceRow] = {}
-        self._closed_associations: list[AssociationRow] = []
-        self._new_associations: dict[tuple[str, str, int, int], AssociationRow] = {}
-
-    # -- asking ---------------------------------------------------------------------------------------------------
+        return self._book.take_changes()
 
     def resolve(
         self, message: Message, *, feed: str, default_authority: str, at_us: int
@@ -173,26 +123,25 @@ class Directory:
         if found:
             patient_id = next(iter(found))
             return Resolved(patient_id, self._encounter_at(patient_id, at_us))
-        if any(held_by in self._authorities for held_by, _ in named):
+        if any(held_by in self._book.authorities for held_by, _ in named):
             return Waiting(Reason.UNKNOWN_PATIENT, tuple(identifier_key(*name) for name in named))
         return self._resolve_by_association(message, named, at_us)
 
     def _resolve_by_association(self, message: Message, named: Names, at_us: int) -> Resolved | Waiting | Rejected:
         devices = dict.fromkeys(storable(reading.device) for reading in message.readings if reading.device)
         subject = bed_subject(_storable_place(message.visit.place)) if message.visit is not None else ""
-        worn = [row for device in devices if (row := wearer(self._devices.get(device, ()), at_us)) is not None]
+        worn = [row for device in devices if (row := wearer(self._book.devices.get(device, ()), at_us)) is not None]
         if len({self.survivor_of(row.patient_id) for row in worn}) > 1:
             return _conflict("OBX-18", "devices of one patient", "devices of several")
-        if not worn and (held := wearer(self._beds.get(subject, ()), at_us)) is not None:
+        if not worn and (held := wearer(self._book.beds.get(subject, ()), at_us)) is not None:
             worn = [held]
         if worn:
             row = worn[0]
             patient_id = self.survivor_of(row.patient_id)
             encounter_id = row.encounter_id or self._encounter_at(patient_id, at_us)
             return Resolved(patient_id, encounter_id, row.subject_kind, row.from_us, row.to_us)
-        keys = [identifier_key(*name) for name in named]
-        if subject:
-            keys.append(bed_key(subject))
+        keys = [bed_key(subject)] if subject else []
+        keys.extend(identifier_key(*name) for name in named)
         keys.extend(device_key(device) for device in devices)
         if not keys:
             return Rejected(Reason.UNKNOWN_PATIENT, "PID-3", "an identifier, a bed or a device", "none")
@@ -223,11 +172,11 @@ class Directory:
 
     def patient_ids(self, survivor: int) -> tuple[int, ...]:
         """Return every record of a person: the survivor, then the retired ones in order."""
-        return self._members.get(survivor, (survivor,))
+        return self._book.members(survivor)
 
     def survivor_of(self, patient_id: int) -> int:
         """Return the record a patient id redirects to, or itself."""
-        return self._survivor.get(patient_id, patient_id)
+        return self._book.survivor_of(patient_id)
 
     def place_of(self, patient_id: int) -> Place:
         """Return where a patient is, or last was; empty when no stay is known."""
@@ -235,7 +184,7 @@ class Directory:
         return NOWHERE if stay is None else stay.place
 
     def _make_windows(self, survivor: int) -> list[tuple[int, int | None, InStay]]:
-        stays = [stay for stay in self._stays_of(survivor) if stay.status != "cancelled"]
+        stays = [stay for stay in self._book.stays_of(survivor) if stay.status != "cancelled"]
         stays.sort(key=lambda stay: (stay.started_at_us, stay.encounter_id), reverse=True)
         return [(stay.started_at_us, stay.ended_at_us, InStay(stay.encounter_id)) for stay in stays]
 
@@ -248,18 +197,15 @@ class Directory:
 
     def _current(self, survivor: int) -> Stay | None:
         """Return the open stay in a bed, else any open one, else the latest."""
-        stays = [stay for stay in self._stays_of(survivor) if stay.status != "cancelled"]
+        stays = [stay for stay in self._book.stays_of(survivor) if stay.status != "cancelled"]
         return max(
             stays, key=lambda s: (s.is_open, s.is_open and s.is_bedded, s.started_at_us, s.encounter_id), default=None
         )
 
-    def _stays_of(self, survivor: int) -> list[Stay]:
-        return [stay for member in self.patient_ids(survivor) for stay in self._stays.get(member, {}).values()]
-
     def _owners(self, named: Names) -> set[int]:
-        return {self.survivor_of(row.patient_id) for name in named if (row := self._identifiers.get(name)) is not None}
-
-    # -- being told -----------------------------------------------------------------------------------------------
+        return {
+            self.survivor_of(row.patient_id) for name in named if (row := self._book.identifiers.get(name)) is not None
+        }
 
     def apply(
         self,
@@ -298,17 +244,18 @@ class Directory:
     def _move(
         self, message: Message, movement: Movement, known: int | None, named: Names, arrival: _Arrival
     ) -> Applied | Rejected:
-        patient_id = self._next_patient if known is None else known
-        stays = [] if known is None else self._stays_of(known)
-        steps = plan(stays, _told(message, movement, arrival), patient_id, self._next_encounter)
+        patient_id = self._book.next_patient_id if known is None else known
+        stays = [] if known is None else self._book.stays_of(known)
+        steps = plan(stays, _told(message, movement, arrival), patient_id, self._book.next_encounter_id)
         if isinstance(steps, Rejected):
             return steps
         position = arrival.raw.position
         released = self._know(patient_id, message.patient, named, position)
         events: list[Moved | Merged] = []
         for step in steps:
-            released += self._keep(step.stay, position)
+            released += self._book.keep(step.stay, position)
             events.append(arrival.moved(patient_id, step.stay, step.movement, step.at_us))
+        self._windows.pop(patient_id, None)
         current = self._current(patient_id)
         if steps and current is not None and current.is_open and current.encounter_id != steps[-1].stay.encounter_id:
             # What was told concerns another stay than the present one: say again where the patient is now.
@@ -327,18 +274,15 @@ class Directory:
         if len(owners) > 1:
             return _conflict("MRG-1", "identifiers of one patient", "identifiers of several")
         retired = next(iter(owners), None)
-        survivor = self._next_patient if known is None else known
+        survivor = self._book.next_patient_id if known is None else known
         position = arrival.raw.position
         released = self._know(survivor, message.patient, (*named, *retired_names), position)
         if retired is None or retired == survivor:
             return Applied([], tuple(released))
         at_us = _first(message.event_at_us, message.header.message_at_us, arrival.received_at_us)
-        self._new_merges.append(MergeRow(survivor, retired, position, at_us))
-        self._patients[retired] = msgspec.structs.replace(
-            self._patients[retired], merged_into=survivor, updated_position=position
-        )
-        self._changed_patients.add(retired)
-        self._redirect(retired, survivor)
+        self._book.merge(retired, survivor, position, at_us)
+        self._windows.pop(survivor, None)
+        self._windows.pop(retired, None)
         events: list[Moved | Merged] = [
             Merged(arrival.raw, survivor, retired, arrival.received_at_us, arrival.received_monotonic_ns)
         ]
@@ -346,6 +290,15 @@ class Directory:
         if current is not None and current.is_open:
             events.append(arrival.moved(survivor, current, Movement.UPDATE, at_us))
         return Applied(events, tuple(released))
+
+    def _know(self, patient_id: int, identity: PatientIdentity | None, named: Names, position: int) -> list[str]:
+        """Record a person and their identifiers; return the keys that are new."""
+        row = self._book.patients.get(patient_id)
+        if row is None:
+            row = PatientRow(patient_id, None, "", "", "", "unknown", position, position)
+        self._book.know_patient(row if identity is None else _described(row, identity), position)
+        kinds = {} if identity is None else {storable(i.value): storable(i.kind) for i in identity.identifiers}
+        return self._book.know_identifiers(patient_id, ((*name, kinds.get(name[1], "")) for name in named), position)
 
     def associate_device(
         self, device: str, patient_id: int | None, *, from_us: int, position: int, source: str
@@ -360,7 +313,7 @@ class Directory:
             source: pcim or bedside.
         """
         subject = storable(device)
-        kept = [row for row in self._devices.get(subject, []) if row.from_us < from_us]
+        kept = [row for row in self._book.devices.get(subject, []) if row.from_us < from_us]
         if kept and (kept[-1].to_us is None or kept[-1].to_us > from_us):
             kept[-1] = msgspec.structs.replace(kept[-1], to_us=from_us, known_from=position)
         if patient_id is not None:
@@ -368,157 +321,8 @@ class Directory:
             kept.append(
                 AssociationRow(DEVICE, subject, patient_id, encounter_id, from_us, None, source, known_from=position)
             )
-        self._devices[subject] = self._replace_associations(self._devices.get(subject, []), kept, position)
+        self._book.associate(subject, kept, position)
         return (device_key(subject),)
-
-    # -- keeping --------------------------------------------------------------------------------------------------
-
-    def _know(self, patient_id: int, identity: PatientIdentity | None, named: Names, position: int) -> list[str]:
-        """Record a person and their identifiers; return the keys that are new."""
-        old = self._patients.get(patient_id)
-        if old is None:
-            old = PatientRow(patient_id, None, "", "", "", "unknown", position, position)
-            self._next_patient = max(self._next_patient, patient_id + 1)
-            self._changed_patients.add(patient_id)
-        new = old if identity is None else _described(old, identity)
-        if new != old:
-            new = msgspec.structs.replace(new, updated_position=position)
-            self._changed_patients.add(patient_id)
-        self._patients[patient_id] = new
-        kinds = {} if identity is None else {storable(i.value): storable(i.kind) for i in identity.identifiers}
-        released = []
-        for name in named:
-            if name not in self._identifiers:
-                row = IdentifierRow(*name, kinds.get(name[1], ""), patient_id, position)
-                self._identifiers[name] = row
-                self._authorities.add(row.authority)
-                self._new_identifiers.append(row)
-                released.append(identifier_key(*name))
-        return released
-
-    def _keep(self, stay: Stay, position: int) -> list[str]:
-        """Record a stay, its places and what they make of the beds; return the keys of beds that changed hands."""
-        old = self._encounters.get(stay.encounter_id)
-        self._stays.setdefault(stay.patient_id, {})[stay.encounter_id] = stay
-        self._next_encounter = max(self._next_encounter, stay.encounter_id + 1)
-        self._windows.pop(self.survivor_of(stay.patient_id), None)
-        row = EncounterRow(
-            encounter_id=stay.encounter_id,
-            patient_id=stay.patient_id,
-            visit_number=stay.visit_number,
-            patient_class=stay.patient_class,
-            status=stay.status,
-            started_at_us=stay.started_at_us,
-            ended_at_us=stay.ended_at_us,
-            known_from=position if old is None else old.known_from,
-            updated_position=position,
-        )
-        if old is None or msgspec.structs.replace(old, updated_position=position) != row:
-            self._encounters[stay.encounter_id] = row
-            self._changed_encounters.add(stay.encounter_id)
-        self._keep_places(stay, position)
-        return [bed_key(subject) for subject in self._claim(stay) if self._settle(subject, position)]
-
-    def _keep_places(self, stay: Stay, position: int) -> None:
-        held = self._places.setdefault(stay.encounter_id, {})
-        wanted = {
-            placement.from_us: EncounterPlaceRow(
-                stay.encounter_id, placement.place, placement.placed_by, placement.from_us, to_us, position
-            )
-            for placement, to_us in stay.spans()
-        }
-        for from_us, row in list(held.items()):
-            new = wanted.get(from_us)
-            if new is not None and msgspec.structs.replace(new, known_from=row.known_from) == row:
-                del wanted[from_us]
-                continue
-            del held[from_us]
-            key = (row.encounter_id, row.from_us, row.known_from)
-            if self._new_places.pop(key, None) is None:
-                self._closed_places.append(msgspec.structs.replace(row, known_to=position))
-        for from_us, row in wanted.items():
-            held[from_us] = row
-            self._new_places[row.encounter_id, row.from_us, row.known_from] = row
-
-    def _claim(self, stay: Stay) -> list[str]:
-        """Record which beds a stay claims; return every bed it claims or claimed, in order."""
-        before = [subject for subject, claims in self._claims.items() if stay.encounter_id in claims]
-        for subject in before:
-            del self._claims[subject][stay.encounter_id]
-        after: list[str] = []
-        for placement, to_us in stay.spans():
-            subject = bed_subject(placement.place)
-            if subject:
-                after.append(subject)
-                claims = self._claims.setdefault(subject, {}).setdefault(stay.encounter_id, [])
-                claims.append(Occupancy(placement.from_us, to_us, stay.encounter_id))
-        return list(dict.fromkeys([*before, *after]))
-
-    def _settle(self, subject: str, position: int) -> bool:
-        """Work out anew who had a bed when; return whether that changed."""
-        old = self._beds.get(subject, [])
-        claims = (claim for held in self._claims[subject].values() for claim in held)
-        wanted = [
-            AssociationRow(
-                BED,
-                subject,
-                self._encounters[held.encounter_id].patient_id,
-                held.encounter_id,
-                held.from_us,
-                held.to_us,
-                "adt",
-                known_from=position,
-            )
-            for held in occupancies(claims)
-        ]
-        new = self._replace_associations(old, wanted, position)
-        self._beds[subject] = new
-        return new != old
-
-    def _replace_associations(
-        self, old: Sequence[AssociationRow], wanted: Sequence[AssociationRow], position: int
-    ) -> list[AssociationRow]:
-        """Supersede the rows that no longer hold, add those that are new, and return what is now known."""
-        unchanged = {_content(row): row for row in old}
-        result = [unchanged.pop(_content(row), row) for row in wanted]
-        for row in unchanged.values():
-            if self._new_associations.pop(_association_key(row), None) is None:
-                self._closed_associations.append(msgspec.structs.replace(row, known_to=position))
-        kept = set(map(id, old))
-        for row in result:
-            if id(row) not in kept:
-                self._new_associations[_association_key(row)] = row
-        return result
-
-    def _redirect(self, retired: int, survivor: int) -> None:
-        members = sorted({*self.patient_ids(retired), *self.patient_ids(survivor)} - {survivor})
-        self._members.pop(retired, None)
-        self._members[survivor] = (survivor, *members)
-        for member in members:
-            self._survivor[member] = survivor
-            self._windows.pop(member, None)
-        self._windows.pop(survivor, None)
-
-    def _take(self, rows: clinical.Rows) -> None:
-        self._patients = {row.patient_id: row for row in rows.patients}
-        self._next_patient = max(self._patients, default=0) + 1
-        for row in rows.identifiers:
-            self._identifiers[row.authority, row.value] = row
-            self._authorities.add(row.authority)
-        for patient in rows.patients:
-            if patient.merged_into is not None:
-                self._redirect(patient.patient_id, self.survivor_of(patient.merged_into))
-        for placed in rows.places:
-            self._places.setdefault(placed.encounter_id, {})[placed.from_us] = placed
-        for encounter in rows.encounters:
-            self._encounters[encounter.encounter_id] = encounter
-            stay = _stay(encounter, self._places.setdefault(encounter.encounter_id, {}).values())
-            self._stays.setdefault(stay.patient_id, {})[stay.encounter_id] = stay
-            self._claim(stay)
-        self._next_encounter = max(self._encounters, default=0) + 1
-        for association in rows.associations:
-            held = self._beds if association.subject_kind == BED else self._devices
-            held.setdefault(association.subject, []).append(association)
 
 
 class _Arrival(msgspec.Struct, frozen=True):
@@ -570,19 +374,6 @@ def _first(*times: int | None) -> int:
     return next(time for time in times if time is not None)
 
 
-def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow]) -> Stay:
-    return Stay(
-        row.encounter_id,
-        row.patient_id,
-        row.visit_number,
-        row.patient_class,
-        row.status,
-        row.started_at_us,
-        row.ended_at_us,
-        tuple(Placement(place.from_us, place.place, place.placed_by) for place in places),
-    )
-
-
 def _named(identity: PatientIdentity | None, authority: str) -> Names:
     return () if identity is None else _names(identity.identifiers, authority)
 
@@ -606,14 +397,6 @@ def _described(row: PatientRow, identity: PatientIdentity) -> PatientRow:
         birth_date=identity.birth_date if is_date else row.birth_date,
         sex=identity.sex if is_sexed else row.sex,
     )
-
-
-def _content(row: AssociationRow) -> AssociationRow:
-    return msgspec.structs.replace(row, known_from=0)
-
-
-def _association_key(row: AssociationRow) -> tuple[str, str, int, int]:
-    return row.subject_kind, row.subject, row.from_us, row.known_from
 
 
 def _conflict(where: str, expected: str, found: str) -> Rejected:

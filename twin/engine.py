@@ -1,8 +1,8 @@
 """Events into state, snapshots and rows: one PostgreSQL transaction a cycle for all the partitions it owns.
 
-A cycle takes what has arrived, folds it, and in one transaction moves every touched partition's position (fenced), writes
-the values, minutes, ledger row, snapshots and outbox. Only then are snapshots published. Memory that was changed by a
-transaction that did not happen is thrown away whole and read back.
+A cycle takes what has arrived, folds it, and in one transaction moves every touched partition's position (fenced),
+writes the values, minutes, ledger row, snapshots and outbox. Only then are snapshots published. Memory that was changed
+by a transaction that did not happen is thrown away whole and read back.
 
 Here: owning partitions, gaps, the cycle, publishing.
 Not here: folding (twin.state), what a snapshot says (twin.forecast), reading state back (twin.rebuilding).
@@ -21,7 +21,7 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 
-from models.features import FeatureWindow, median
+from models.features import FeatureWindow
 from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
 from stores.database import Connection, connect, transaction
 from stores.ledger import Entry, LedgerWriter
@@ -32,7 +32,7 @@ from twin.forecast import Forecaster
 from twin.state import MINUTE_US, Patient, Unresolved
 from vocabulary.clock import Clock
 from vocabulary.errors import BrokenInvariantError, UnavailableError
-from vocabulary.records import Merged, Moved, Movement, Observed, PartitionBatch, Tick, partition_of
+from vocabulary.records import Moved, Movement, Observed, PartitionBatch, Tick, partition_of
 from vocabulary.settings import Settings
 from vocabulary.snapshot import Publication, SnapshotKey, canonical_bytes, digest
 
@@ -95,7 +95,7 @@ class Engine:
         self.positions = {partition: row.position for partition, row in taken.items()}
         self._log_times = {partition: row.log_time_us for partition, row in taken.items()}
         self.patients: dict[int, Patient] = {}
-        self.window = FeatureWindow(minutes.COLUMN_CONCEPTS)
+        self.window = FeatureWindow(minutes.minute_concepts())
         self._kept_minutes: dict[int, int] = {}  # patient -> minute of the newest body kept
         self._published_outbox: list[int] = []
         self.latencies = Latencies()
@@ -164,22 +164,10 @@ class Engine:
         expected = dict(self.positions)
         messages = 0
         for batch in batches:
-            partition = batch.partition
-            if batch.position <= self.positions[partition]:
-                continue
-            if batch.previous > self.positions[partition]:
-                raise BrokenInvariantError(f"partition {partition}: a batch is missing before {batch.position}")
-            self.positions[partition] = moved[partition] = batch.position
-            self._log_times[partition] = max(self._log_times[partition], batch.log_time_us)
-            messages += partition_log.counts_of(batch).messages
-            for event in batch.events:
-                if isinstance(event, Observed):
-                    self._observe(event, samples, touched, unresolved)
-                elif isinstance(event, Moved):
-                    self._move(event, touched, unresolved)
-                elif isinstance(event, Merged):
-                    unresolved.patients.update((event.survivor_id, event.retired_id))
-                    touched.update((event.survivor_id, event.retired_id))
+            if batch.position > self.positions[batch.partition]:
+                self._fold(batch, samples, touched, unresolved)
+                messages += partition_log.counts_of(batch).messages
+                moved[batch.partition] = batch.position
         if tick is not None:
             for partition, position in self.positions.items():
                 if tick.position > position:
@@ -226,27 +214,41 @@ class Engine:
         self.cycles += 1
         return publications
 
-    def _observe(
-        self, event: Observed, samples: list[Sample], touched: set[int], unresolved: Unresolved
-    ) -> None:
-        for observation in event.observations:
-            samples.append(
-                Sample(
-                    patient_id=event.patient_id,
-                    concept=observation.concept,
-                    value=observation.value,
-                    text=observation.text,
-                    effective_at_us=observation.effective_at_us,
-                    received_at_us=event.received_at_us,
-                    status=int(observation.status),
-                    source_key=observation.source_key,
-                    device=observation.device,
-                    feed=event.feed,
-                    position=event.raw.position,
-                    raw_index=event.raw.index,
-                    value_index=observation.value_index,
-                )
+    def _fold(self, batch: PartitionBatch, samples: list[Sample], touched: set[int], unresolved: Unresolved) -> None:
+        """Bring one partition from its position to the batch's."""
+        partition = batch.partition
+        if batch.previous > self.positions[partition]:
+            raise BrokenInvariantError(f"partition {partition}: a batch is missing before {batch.position}")
+        self.positions[partition] = batch.position
+        self._log_times[partition] = max(self._log_times[partition], batch.log_time_us)
+        for event in batch.events:
+            if isinstance(event, Observed):
+                self._observe(event, samples, touched, unresolved)
+            elif isinstance(event, Moved):
+                self._move(event, touched, unresolved)
+            else:
+                unresolved.patients.update((event.survivor_id, event.retired_id))
+                touched.update((event.survivor_id, event.retired_id))
+
+    def _observe(self, event: Observed, samples: list[Sample], touched: set[int], unresolved: Unresolved) -> None:
+        samples.extend(
+            Sample(
+                patient_id=event.patient_id,
+                concept=observation.concept,
+                value=observation.value,
+                text=observation.text,
+                effective_at_us=observation.effective_at_us,
+                received_at_us=event.received_at_us,
+                status=int(observation.status),
+                source_key=observation.source_key,
+                device=observation.device,
+                feed=event.feed,
+                position=event.raw.position,
+                raw_index=event.raw.index,
+                value_index=observation.value_index,
             )
+            for observation in event.observations
+        )
         patient = self.patients.get(event.patient_id)
         if patient is None:
             return  # not in a bed of ours (any more): stored, but there is no twin to update
@@ -299,31 +301,41 @@ class Engine:
 
     async def _settle_minutes(self, connection: Connection, unresolved: Unresolved) -> None:
         """Compute the medians of minutes that ended, and again of ended minutes that something late changed."""
-        settled: dict[tuple[int, int], dict[int, list[float]]] = {}
-        revised: set[tuple[int, int]] = set()
-        for patient_id, concept, minute in unresolved.minutes:
+        rows: list[minutes.Minute] = []
+        for patient_id, minute in sorted(unresolved.minutes):
             patient = self.patients.get(patient_id)
-            if patient is None or concept not in minutes.COLUMN_CONCEPTS:
+            if patient is None:
                 continue
-            known_at = self.positions[partition_of(patient_id)]
-            values = await rebuilding.read_minute(connection, patient, concept, minute, known_at=known_at)
-            settled.setdefault((patient_id, minute), {})[concept] = values
-            revised.add((patient_id, minute))
+            rows.extend(
+                await minutes.compute_minutes(
+                    connection,
+                    patient.record_ids,
+                    minute * MINUTE_US,
+                    (minute + 1) * MINUTE_US,
+                    known_at=self.positions[partition_of(patient_id)],
+                )
+                or [self._minute(patient_id, minute, {})]
+            )
         for patient_id, patient in self.patients.items():
-            log_time_us = self._log_times[partition_of(patient_id)]
-            for minute, by_concept in patient.closed_minutes(log_time_us).items():
-                for concept, values in by_concept.items():
-                    if concept in minutes.COLUMN_CONCEPTS:
-                        settled.setdefault((patient_id, minute), {})[concept] = values
-        rows: list[minutes.MinuteRow] = []
-        for (patient_id, minute), by_concept in sorted(settled.items()):
-            medians: dict[int, tuple[float, int]] = {}
-            for concept, values in by_concept.items():
-                value = median(values) if values else math.nan
-                medians[concept] = (value, len(values))
-                self.window.put(patient_id, concept, minute, value, len(values))
-            rows.append(minutes.minute_row(patient_id, minute * MINUTE_US, medians, (patient_id, minute) in revised))
+            for minute in sorted(patient.closed_minutes(self._log_times[partition_of(patient_id)])):
+                values = {
+                    number: patient.signals[number].values_of_minute(minute)
+                    for number in self.window.concept_numbers
+                    if number in patient.signals
+                }
+                rows.append(self._minute(patient_id, minute, values))
+        for row in rows:
+            for number, value, count in zip(self.window.concept_numbers, row.medians, row.n, strict=True):
+                self.window.put(
+                    row.patient_id, number, row.minute_us // MINUTE_US, math.nan if value is None else value, count
+                )
         await minutes.put_minutes(connection, rows)
+
+    def _minute(self, patient_id: int, minute: int, values: dict[int, list[float]]) -> minutes.Minute:
+        listed = [values.get(number, []) for number in self.window.concept_numbers]
+        return minutes.Minute(
+            patient_id, minute * MINUTE_US, tuple(map(minutes.median, listed)), tuple(map(len, listed))
+        )
 
     async def _write_snapshots(
         self, connection: Connection, touched: set[int], leaving: set[int], moved: set[int], is_tick: bool
@@ -356,7 +368,10 @@ class Engine:
         now_us = self._clock.now_us()
         await snapshots.put_runs(
             connection,
-            [snapshots.Run(partition, self.positions[partition], now_us, entries) for partition, entries in runs.items()],
+            [
+                snapshots.Run(partition, self.positions[partition], now_us, entries)
+                for partition, entries in runs.items()
+            ],
         )
         await snapshots.put_bodies(connection, bodies)
         await snapshots.delete_outbox(connection, self._published_outbox)

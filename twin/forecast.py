@@ -18,14 +18,14 @@ import msgspec
 
 from models.features import FeatureWindow
 from models.risk import aggregate
-from stores.minutes import COLUMN_CONCEPTS
+from stores.minutes import minute_concepts
 from twin.state import EVENT_MEMORY_US, MINUTE_US, SIGNAL_MEMORY_US, Entry, Patient
 from validation import protocols as protocol_files
 from vocabulary import concepts
 from vocabulary.protocol import Protocol
 from vocabulary.records import ObservationStatus
 from vocabulary.settings import Settings
-from vocabulary.snapshot import FeedState, Provenance, Score, SignalState, SnapshotKey, TwinSnapshot, snapshot_id
+from vocabulary.snapshot import FeedState, Provenance, SignalState, SnapshotKey, TwinSnapshot, snapshot_id
 
 SECOND_US = 1_000_000
 NO_MODEL = "No approved model: NEWS2 is shown."
@@ -44,6 +44,7 @@ class Forecaster:
         self._future_us = round(settings.future_tolerance_s * SECOND_US)
         self._heartbeat_us = round(settings.snapshot_heartbeat_s * SECOND_US)
         self._intervals_s = {feed.name: feed.expected_interval_s for feed in settings.feeds}
+        self._trended = frozenset(minute_concepts())
         self._protocols = dict(protocols)
         rules = msgspec.json.encode([self._intervals_s, self._future_us], order="sorted")
         self._provenance = Provenance(
@@ -68,7 +69,7 @@ class Forecaster:
             if entry is None:
                 continue
             memory_us = SIGNAL_MEMORY_US if concepts.by_number(number).signal_group else EVENT_MEMORY_US
-            if entry.effective_at_us >= log_time_us - memory_us:
+            if entry.effective_at_us >= self.until_us(log_time_us) - memory_us:
                 found[number] = entry
         return found
 
@@ -95,7 +96,7 @@ class Forecaster:
             position=key.position,
             is_admitted=is_admitted,
             signals=signals,
-            scores=self._scores(by_key),
+            scores=aggregate.scores(self._protocols, by_key),
             feeds=self._feeds(latest, log_time_us),
             notices=[NO_MODEL],
             provenance=self._provenance,
@@ -106,7 +107,7 @@ class Forecaster:
     ) -> SignalState:
         concept = concepts.by_number(number)
         slope = None
-        if number in COLUMN_CONCEPTS:
+        if number in self._trended:
             slope = window.slope_per_hour(patient.patient_id, number, log_time_us // MINUTE_US - 1)
         return SignalState(
             concept=concept.key,
@@ -122,9 +123,6 @@ class Forecaster:
             raw_index=entry.raw_index,
             status=_STATUS[ObservationStatus(entry.status)],
         )
-
-    def _scores(self, by_key: Mapping[str, SignalState]) -> list[Score]:
-        return aggregate.scores(self._protocols, by_key)
 
     def _feeds(self, latest: Mapping[int, Entry], log_time_us: int) -> list[FeedState]:
         heard: dict[str, int] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -51,9 +52,7 @@ async def report(
     """Write the process's health once a second until cancelled."""
     clock = SystemClock()
     while True:
-        try:
+        # A full disk stops RAW and PostgreSQL, which say so; a missing health line must not stop the process.
+        with suppress(OSError):
             write(run_dir, Health(name, os.getpid(), clock.now_us(), address, is_ready(), detail()))
-        except OSError:
-            # A full disk stops RAW and PostgreSQL, which say so; a missing health line must not stop the process.
-            pass
         await asyncio.sleep(1)

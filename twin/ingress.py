@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -100,9 +101,7 @@ class MllpConnection(asyncio.Protocol):
         """Read from the socket only while there is room for what it brings."""
         if self._transport is None or self._transport.is_closing():
             return
-        is_full = (
-            self._is_ack_unread or self._unacknowledged_bytes > CONNECTION_BYTES or self._listener.is_full
-        )
+        is_full = self._is_ack_unread or self._unacknowledged_bytes > CONNECTION_BYTES or self._listener.is_full
         if is_full:
             self._transport.pause_reading()
         else:
@@ -160,9 +159,7 @@ class FeedListener:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: MllpConnection(self), host, self.feed.port, backlog=512
-            )
+            self._server = await loop.create_server(lambda: MllpConnection(self), host, self.feed.port, backlog=512)
         except OSError as error:
             raise ConfigurationError(
                 f"feed {self.feed.name} cannot listen on {host}:{self.feed.port}: {error.strerror}. "
@@ -295,10 +292,8 @@ async def tick_forever(bus: Bus, clock: Clock, interval_s: float) -> None:
     while True:
         number += 1
         pack = RawPack(f"{session}-t{number}", TICK_FEED, clock.now_us(), [])
-        try:
+        with suppress(UnavailableError):
             await bus.publish_raw(TICK_FEED, pack.pack_id, _ENCODER.encode(pack))
-        except UnavailableError:
-            pass
         due = max(due + interval_s, loop.time())
         await asyncio.sleep(due - loop.time())
 

@@ -1,7 +1,7 @@
 """RAW into outcomes: every message of the log becomes events for a patient, or an item with a reason.
 
-One process at a time (fenced). One PostgreSQL transaction a batch: position, duplicates, identities, ledger, items and the
-partition log together, so that after any crash the log is simply read again from the position.
+One process at a time (fenced). One PostgreSQL transaction a batch: position, duplicates, identities, ledger, items and
+the partition log together, so that after any crash the log is simply read again from the position.
 
 Here: the order of decisions, the ledger's counts, releasing what waited.
 Not here: decoding (interop), who is who (twin.directory), SQL (stores), folding (twin.engine).
@@ -22,8 +22,8 @@ from interop import hl7v2
 from interop.terminology import Terminology
 from stores import clinical, clinical_write, feeds, partition_log, positions, quarantine, source_messages
 from stores.blobs import BlobStore
-from stores.database import Connection, connect, transaction
-from stores.ledger import Entry, LedgerWriter
+from stores.database import Connection, connect, storable, transaction
+from stores.ledger import Entry, Kind, LedgerWriter
 from twin import health
 from twin.bus import Bus, RawMessage, RawReader
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
@@ -50,7 +50,7 @@ from vocabulary.records import (
 from vocabulary.settings import FeedSettings, Settings
 
 CONTROL_FEED = "control"
-"""Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like everything else."""
+"""Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like the rest."""
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
@@ -87,20 +87,23 @@ class Counts:
         self.values_received = 0
         self.without_value = 0
 
-    def entry(self, at_us: int, kind: str, feed: str, first: int, last: int) -> Entry:
+    def entry(self, at_us: int, kind: Kind, feed: str, first: int, last: int) -> Entry:
         """Return the ledger row."""
-        return Entry(
+        counts = {
+            **{f"messages_{outcome}": count for outcome, count in self.messages.items()},
+            **{f"values_{outcome}": count for outcome, count in self.values.items()},
+        }
+        entry = Entry(
             at_us=at_us,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             feed=feed,
             position_from=first,
             position_to=last,
             messages_received=self.messages_received,
             values_received=self.values_received,
             without_value=self.without_value,
-            **{f"messages_{outcome}": count for outcome, count in self.messages.items()},
-            **{f"values_{outcome}": count for outcome, count in self.values.items()},
         )
+        return msgspec.structs.replace(entry, **counts)
 
 
 class Work:
@@ -195,9 +198,7 @@ class Normalizer:
             tick = _ENCODER.encode(Tick(position, log_time_us, list(self._last)))
         return [(batch.partition, _ENCODER.encode(batch)) for batch in batches], tick
 
-    async def _commit(
-        self, packs: list[tuple[int, RawPack]], position: int, log_time_us: int
-    ) -> list[PartitionBatch]:
+    async def _commit(self, packs: list[tuple[int, RawPack]], position: int, log_time_us: int) -> list[PartitionBatch]:
         work = Work(position, log_time_us)
         decoded = [
             (pack_position, pack, [await self._decode(pack_position, index, pack) for index in range(len(pack.items))])
@@ -254,7 +255,10 @@ class Normalizer:
         if item.oversize_bytes:
             limit = self._feed(pack.feed).max_message_bytes
             message = Rejected(
-                Reason.TOO_LARGE, "MLLP", f"at most {limit} bytes", f"{item.oversize_bytes} bytes; the first 4 KiB are kept"
+                Reason.TOO_LARGE,
+                "MLLP",
+                f"at most {limit} bytes",
+                f"{item.oversize_bytes} bytes; the first 4 KiB are kept",
             )
         elif item.is_truncated:
             message = Rejected(
@@ -297,9 +301,7 @@ class Normalizer:
             if seen is not None
         }
 
-    async def _decide(
-        self, arrival: Arrival, seen: source_messages.Seen | None, counts: Counts, work: Work
-    ) -> None:
+    async def _decide(self, arrival: Arrival, seen: source_messages.Seen | None, counts: Counts, work: Work) -> None:
         """Give one message its outcome."""
         self.messages += 1
         counts.messages_received += 1
@@ -317,23 +319,24 @@ class Normalizer:
             await self._admit(arrival, message, counts, work)
         self._touch(arrival, message, len(work.items) - before, work)
 
-    def _refusal(
-        self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None
-    ) -> Rejected | None:
+    def _refusal(self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None) -> Rejected | None:
         header = message.header
         if seen is not None:
             if seen.is_same_body:
-                return Rejected(Reason.RETRANSMISSION, "MSH-10", "a control id not seen before", "the same message again")
+                return Rejected(
+                    Reason.RETRANSMISSION, "MSH-10", "a control id not seen before", "the same message again"
+                )
             return Rejected(
-                Reason.CONTROL_ID_CONFLICT, "MSH-10", "one body for a control id", "another body under a control id seen before"
+                Reason.CONTROL_ID_CONFLICT,
+                "MSH-10",
+                "one body for a control id",
+                "another body under a control id seen before",
             )
         if header.processing_id in {"T", "D"} and not self._feed(arrival.feed).accepts_training:
             return Rejected(Reason.NOT_PRODUCTION, "MSH-11", "P (production)", header.processing_id)
         return None
 
-    async def _admit(
-        self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work
-    ) -> None:
+    async def _admit(self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work) -> None:
         """Apply a message that is new and well formed; its outcome may still be to wait."""
         events: list[Event] = []
         released_keys: tuple[str, ...] = ()
@@ -344,6 +347,7 @@ class Normalizer:
                 feed=arrival.feed,
                 received_at_us=arrival.item.received_at_us,
                 received_monotonic_ns=arrival.item.received_monotonic_ns,
+                default_authority=self._settings.site,
             )
             if isinstance(applied, Rejected):
                 self._hold_message(arrival, applied, message.values, counts, work)
@@ -359,7 +363,7 @@ class Normalizer:
                 events.append(observed)
         if not work.add(events):
             counts.messages[Outcome.ACCEPTED] += 1  # nobody folds it, so it is counted here
-        for key in released_keys:
+        for key in map(_key_line, released_keys):
             if key in self._waiting_keys:
                 await self._release_waiting(key, arrival, work)
 
@@ -371,7 +375,7 @@ class Normalizer:
         resolved = self._directory.resolve(
             message,
             feed=arrival.feed,
-            default_authority=arrival.feed,
+            default_authority=self._settings.site,
             at_us=at_us if at_us is not None else arrival.item.received_at_us,
         )
         if not isinstance(resolved, Resolved):
@@ -383,7 +387,7 @@ class Normalizer:
         for reading in message.readings:
             outcome = self._terminology.observation(reading, default_effective_at_us=None, default_device="")
             if isinstance(outcome, Observation):
-                outcome = self._in_time(outcome, resolved.patient_id, latest_us) or outcome
+                outcome = self._in_time(outcome, resolved, latest_us) or outcome
             if isinstance(outcome, Rejected):
                 self._hold_value(arrival, reading.value_index, outcome, counts, work)
             else:
@@ -397,7 +401,7 @@ class Normalizer:
             observations,
         )
 
-    def _in_time(self, observation: Observation, patient_id: int, latest_us: int) -> Rejected | None:
+    def _in_time(self, observation: Observation, resolved: Resolved, latest_us: int) -> Rejected | None:
         where = f"OBX[{observation.value_index + 1}]-14"
         if observation.effective_at_us > latest_us:
             return Rejected(
@@ -406,21 +410,31 @@ class Normalizer:
                 f"at most {self._settings.future_tolerance_s:g} s ahead of our clock",
                 f"{(observation.effective_at_us - latest_us) / 1e6:.0f} s beyond that",
             )
-        stay = self._directory.admission_window(patient_id, observation.effective_at_us)
+        at_us = observation.effective_at_us
+        is_worn = (resolved.from_us is None or resolved.from_us <= at_us) and (
+            resolved.to_us is None or at_us < resolved.to_us
+        )
+        if not is_worn:
+            return Rejected(
+                Reason.UNASSOCIATED_DEVICE,
+                where,
+                f"a time at which the {resolved.by} was this patient's",
+                "another time",
+            )
+        stay = self._directory.admission_window(resolved.patient_id, at_us)
         if isinstance(stay, BeforeAdmission):
             return Rejected(Reason.BEFORE_ADMISSION, where, "a time within a stay", "a time before the admission")
         if isinstance(stay, AfterDischarge):
             return Rejected(Reason.AFTER_DISCHARGE, where, "a time within a stay", "a time after the discharge")
         return None
 
-    def _hold_message(
-        self, arrival: Arrival, why: Rejected | Waiting, values: int, counts: Counts, work: Work
-    ) -> None:
+    def _hold_message(self, arrival: Arrival, why: Rejected | Waiting, values: int, counts: Counts, work: Work) -> None:
         """Keep a whole message out of the twins, with its reason and, where it can be released, its bytes."""
         waits_for = ""
         if isinstance(why, Waiting):
-            waits_for = why.keys[0] if why.keys else ""
-            self._waiting_keys.update(why.keys[:1])
+            keys = [_key_line(key) for key in why.keys]
+            waits_for = "\n".join(keys)
+            self._waiting_keys.update(keys)
             why = Rejected(why.reason, "PID-3", "a patient or device known from ADT", "not known yet; waits for it")
         outcome = outcome_of(why.reason)
         counts.messages[outcome] += 1
@@ -536,6 +550,11 @@ class Normalizer:
         _log.info("control_pack", extra={"commands": len(pack.items)})
 
 
+def _key_line(key: str) -> str:
+    """Return a waiting key as one line: the store keeps several of them one a line."""
+    return storable(key.replace("\n", " "))
+
+
 async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: Terminology) -> Normalizer:
     """Take the normalizer's position over and load what it needs.
 
@@ -557,9 +576,7 @@ async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: T
             waiting_keys = await quarantine.waiting_keys(connection)
         if taken.position >> INCARNATION_SHIFT > incarnation:
             raise BrokenInvariantError("the stored position belongs to a newer RAW stream than the one found")
-        return Normalizer(
-            settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation
-        )
+        return Normalizer(settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation)
     except BaseException:
         await connection.close()
         raise
@@ -582,7 +599,9 @@ async def run(settings: Settings, bus: Bus, url: str, clock: Clock, stop: asynci
         }
 
     reporter = asyncio.create_task(
-        health.report(settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail)
+        health.report(
+            settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail
+        )
     )
     terminology = Terminology()
     try:

@@ -8,14 +8,16 @@ Not here: folding (twin.state), which patients to read (twin.engine, twin.replay
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from models.features import FeatureWindow, median
+from models.features import FeatureWindow
 from stores import clinical, minutes, timeseries
 from stores.database import Connection
-from twin.state import MINUTE_US, OPEN_MINUTES, Patient, Signal, entry_of
+from stores.samples import Sample
+from twin.state import EVENT_MEMORY_US, MINUTE_US, OPEN_MINUTES, SIGNAL_MEMORY_US, Entry, Patient, Signal, entry_of
 from vocabulary.records import Place
+
 
 class Located(NamedTuple):
     """Who a record is and where it lies, as known at a log position."""
@@ -35,12 +37,18 @@ async def locate(connection: Connection, patient_id: int, known_at: int) -> Loca
     else:
         is_survivor = True
     stays = await clinical.encounters(connection, ids, known_at=known_at)
-    open_stays = [stay for stay in stays if stay.status == "in-progress"]
     if not stays:
-        return Located(ids, 0, Place(), False)
-    stay = (open_stays or stays)[-1]
+        return Located(ids, 0, Place(), is_admitted=False)
+    # The open stay in a bed, else any open one, else the latest: as the directory chooses (twin.directory).
+    stay = max(stays, key=_presence)
     place = stay.places[-1].place if stay.places else Place()
-    return Located(ids, stay.encounter_id, place, bool(open_stays) and is_survivor)
+    return Located(ids, stay.encounter_id, place, stay.status == "in-progress" and is_survivor)
+
+
+def _presence(stay: clinical.KnownStay) -> tuple[bool, bool, int, int]:
+    is_open = stay.status == "in-progress"
+    is_bedded = is_open and bool(stay.places) and bool(stay.places[-1].place.label)
+    return is_open, is_bedded, stay.started_at_us, stay.encounter_id
 
 
 TREND_MINUTES = 61
@@ -55,14 +63,14 @@ async def read_signals(
     cutoff_us = (log_time_us // MINUTE_US - OPEN_MINUTES) * MINUTE_US
     ids = patient.record_ids
     recent = await timeseries.range_(connection, ids, None, cutoff_us, until_us + MINUTE_US, known_at=known_at)
-    latest = await timeseries.latest(connection, ids, as_of_us=until_us, known_at=known_at)
-    found: dict[int, set[object]] = {}
+    latest = await _latest(connection, ids, None, until_us, known_at)
+    found: dict[int, set[Entry]] = {}
     for sample in [*recent, *latest.values()]:
         found.setdefault(sample.concept, set()).add(entry_of(sample))
     patient.signals = {}
     current = log_time_us // MINUTE_US
     for number, entries in found.items():
-        signal = patient.signals[number] = Signal(entries)  # type: ignore[arg-type]
+        signal = patient.signals[number] = Signal(entries)
         signal.floor_us = cutoff_us
         signal.touched = {
             minute for entry in signal.entries if (minute := entry.effective_at_us // MINUTE_US) >= current
@@ -76,20 +84,24 @@ async def read_latest(
     cutoff_us = (log_time_us // MINUTE_US - OPEN_MINUTES) * MINUTE_US
     ids = patient.record_ids
     recent = await timeseries.range_(connection, ids, [concept], cutoff_us, until_us + MINUTE_US, known_at=known_at)
-    latest = await timeseries.latest(connection, ids, as_of_us=until_us, known_at=known_at, concepts=[concept])
+    latest = await _latest(connection, ids, [concept], until_us, known_at)
     signal = patient.signals.setdefault(concept, Signal())
     signal.entries = sorted({entry_of(sample) for sample in [*recent, *latest.values()]})
     signal.floor_us = cutoff_us
 
 
-async def read_minute(
-    connection: Connection, patient: Patient, concept: int, minute: int, *, known_at: int
-) -> list[float]:
-    """Return the numbers behind one closed minute, as known at a log position."""
-    samples = await timeseries.range_(
-        connection, patient.record_ids, [concept], minute * MINUTE_US, (minute + 1) * MINUTE_US, known_at=known_at
+async def _latest(
+    connection: Connection, ids: Sequence[int], concepts: Sequence[int] | None, until_us: int, known_at: int
+) -> dict[int, Sample]:
+    return await timeseries.latest(
+        connection,
+        ids,
+        as_of_us=until_us,
+        known_at=known_at,
+        concepts=concepts,
+        lookback_s=SIGNAL_MEMORY_US / 1e6,
+        event_lookback_s=EVENT_MEMORY_US / 1e6,
     )
-    return [sample.value for sample in samples if not math.isnan(sample.value)]
 
 
 async def read_window(connection: Connection, window: FeatureWindow, patient: Patient, log_time_us: int) -> None:
@@ -97,9 +109,8 @@ async def read_window(connection: Connection, window: FeatureWindow, patient: Pa
     window.clear(patient.patient_id)
     current = log_time_us // MINUTE_US
     from_us = (current - WINDOW_MINUTES) * MINUTE_US
-    for row in await minutes.minutes(connection, patient.record_ids, from_us, current * MINUTE_US):
-        for number, value, count in row.values():
-            window.put(patient.patient_id, number, row.minute_us // MINUTE_US, value, count)
+    rows = await minutes.minutes(connection, patient.record_ids, from_us, current * MINUTE_US)
+    _fill(window, patient.patient_id, rows)
 
 
 async def compute_window(
@@ -108,12 +119,14 @@ async def compute_window(
     """Fill the part of the feature window that trends need from raw values as known then: a replay."""
     current = log_time_us // MINUTE_US
     from_us = (current - TREND_MINUTES) * MINUTE_US
-    samples = await timeseries.range_(
-        connection, patient.record_ids, minutes.COLUMN_CONCEPTS, from_us, current * MINUTE_US, known_at=known_at
+    rows = await minutes.compute_minutes(
+        connection, patient.record_ids, from_us, current * MINUTE_US, known_at=known_at
     )
-    bins: dict[tuple[int, int], list[float]] = {}
-    for sample in samples:
-        if not math.isnan(sample.value):
-            bins.setdefault((sample.concept, sample.effective_at_us // MINUTE_US), []).append(sample.value)
-    for (concept, minute), values in bins.items():
-        window.put(patient.patient_id, concept, minute, median(values), len(values))
+    _fill(window, patient.patient_id, rows)
+
+
+def _fill(window: FeatureWindow, patient_id: int, rows: Sequence[minutes.Minute]) -> None:
+    for row in rows:
+        for number, value, count in zip(minutes.minute_concepts(), row.medians, row.n, strict=True):
+            if value is not None:
+                window.put(patient_id, number, row.minute_us // MINUTE_US, value, count)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.features import FeatureWindow
-from stores import minutes, snapshots
+from stores import minutes, snapshot_census, snapshots
 from stores.database import Connection, transaction
 from twin import rebuilding
 from twin.forecast import Forecaster
@@ -49,7 +49,9 @@ async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: st
     async with transaction(connection):
         kept = await snapshots.find(connection, key)
         if kept is None:
-            raise UnknownSnapshotError(f"no snapshot {snapshot_id} was published. `vigil replay --sample 5` takes some.")
+            raise UnknownSnapshotError(
+                f"no snapshot {snapshot_id} was published. `vigil replay --sample 5` takes some."
+            )
         rebuilt = await rebuild(connection, forecaster, key, kept.as_of_us)
     body = canonical_bytes(rebuilt)
     published = from_bytes(kept.body) if kept.body is not None else None
@@ -70,9 +72,7 @@ async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: st
     )
 
 
-async def rebuild(
-    connection: Connection, forecaster: Forecaster, key: SnapshotKey, as_of_us: int
-) -> TwinSnapshot:
+async def rebuild(connection: Connection, forecaster: Forecaster, key: SnapshotKey, as_of_us: int) -> TwinSnapshot:
     """Return the snapshot of a patient as known at a log position, at a log time."""
     located = await rebuilding.locate(connection, key.patient_id, key.position)
     patient = Patient(key.patient_id, located.encounter_id, located.place, located.record_ids)
@@ -83,12 +83,12 @@ async def rebuild(
         log_time_us=as_of_us,
         known_at=key.position,
     )
-    window = FeatureWindow(minutes.COLUMN_CONCEPTS)
+    window = FeatureWindow(minutes.minute_concepts())
     await rebuilding.compute_window(connection, window, patient, as_of_us, key.position)
     return forecaster.snapshot(patient, window, key, as_of_us, is_admitted=located.is_admitted)
 
 
-async def sample_ids(connection: Connection, count: int) -> Sequence[str]:
+async def sample_ids(connection: Connection, count: int, seed: int) -> Sequence[str]:
     """Return ids of published snapshots, spread evenly over all that were published."""
     async with transaction(connection):
-        return await snapshots.sample_ids(connection, count)
+        return await snapshot_census.sample(connection, count, seed)

@@ -67,7 +67,7 @@ class Unresolved:
         """Start with nothing missing."""
         self.patients: set[int] = set()  # read the whole patient back
         self.concepts: set[tuple[int, int]] = set()  # (patient, concept): the latest value was withdrawn
-        self.minutes: set[tuple[int, int, int]] = set()  # (patient, concept, epoch minute): late for a closed minute
+        self.minutes: set[tuple[int, int]] = set()  # (patient, epoch minute): late for a minute no longer in memory
 
 
 class Signal:
@@ -95,7 +95,7 @@ class Signal:
         entries = self.entries
         if not entries or entries[-1].effective_at_us < effective_at_us:
             return False
-        index = bisect_right(entries, (effective_at_us,))  # type: ignore[arg-type]
+        index = bisect_right(entries, (effective_at_us,))
         while index < len(entries) and entries[index].effective_at_us == effective_at_us:
             if entries[index].source_key == source_key:
                 del entries[index]
@@ -108,12 +108,12 @@ class Signal:
         entries = self.entries
         if entries and entries[-1].effective_at_us <= until_us:
             return entries[-1]
-        index = bisect_right(entries, (until_us + 1,))  # type: ignore[arg-type]
+        index = bisect_right(entries, (until_us + 1,))
         return entries[index - 1] if index else None
 
     def values_of_minute(self, minute: int) -> list[float]:
         """Return the numbers whose effective time lies in an epoch minute."""
-        low = bisect_right(self.entries, (minute * MINUTE_US,))  # type: ignore[arg-type]
+        low = bisect_right(self.entries, (minute * MINUTE_US,))
         values = []
         for entry in self.entries[low:]:
             if entry.effective_at_us >= (minute + 1) * MINUTE_US:
@@ -124,7 +124,7 @@ class Signal:
 
     def forget_before(self, cutoff_us: int) -> None:
         """Drop entries older than `cutoff_us`, but keep the newest of them: it may still be the latest known."""
-        index = bisect_right(self.entries, (cutoff_us,))  # type: ignore[arg-type]
+        index = bisect_right(self.entries, (cutoff_us,))
         self.floor_us = max(self.floor_us, cutoff_us)
         if index > 1:
             del self.entries[: index - 1]
@@ -182,7 +182,7 @@ class Patient:
             signal.put(entry)
             minute = observation.effective_at_us // MINUTE_US
             if minute < open_from:
-                unresolved.minutes.add((self.patient_id, observation.concept, minute))
+                unresolved.minutes.add((self.patient_id, minute))
             else:
                 signal.touched.add(minute)
             if entry.status == ObservationStatus.ENTERED_IN_ERROR and signal.is_short():
@@ -195,16 +195,13 @@ class Patient:
             if signal.entries and signal.entries[0].effective_at_us < cutoff_us:
                 signal.forget_before(cutoff_us)
 
-    def closed_minutes(self, log_time_us: int) -> dict[int, dict[int, list[float]]]:
-        """Return minute → concept → values, for touched minutes that are over, and mark them as settled."""
+    def closed_minutes(self, log_time_us: int) -> set[int]:
+        """Return the touched minutes that are over, and mark them as settled."""
         current = log_time_us // MINUTE_US
-        closed: dict[int, dict[int, list[float]]] = {}
-        for concept, signal in self.signals.items():
-            if not signal.touched:
-                continue
-            over = [minute for minute in signal.touched if minute < current]
-            for minute in over:
-                signal.touched.discard(minute)
-                closed.setdefault(minute, {})[concept] = signal.values_of_minute(minute)
+        closed: set[int] = set()
+        for signal in self.signals.values():
+            if signal.touched:
+                over = {minute for minute in signal.touched if minute < current}
+                signal.touched -= over
+                closed |= over
         return closed
-

@@ -1,7 +1,8 @@
 """What an admission, a transfer or a discharge does to a patient's stays: pure rules, told in any order.
 
 Here: a stay as its facts (start, end, placements), the table of movements, what is impossible.
-Not here: who has a bed when two claim it (twin.beds), who the patient is (twin.directory), rows and their knowledge times (twin.directory, stores.clinical).
+Not here: who has a bed when two claim it (twin.beds), who the patient is (twin.directory), rows and their knowledge
+times (twin.book).
 Source: HL7 v2.6 chapter 3 (A01 A02 A03 A04 A08 A11 A13); HL7 FHIR R4 Encounter.location.
 
 The rules, since senders disagree with each other and with the order of events:
@@ -22,7 +23,8 @@ The rules, since senders disagree with each other and with the order of events:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -75,8 +77,10 @@ class Stay(msgspec.Struct, frozen=True):
 
     @property
     def is_start_provisional(self) -> bool:
-        """Return whether the start is only that of a transfer told before its admission."""
-        return bool(self.placements) and self.placements[0][::2] == (self.started_at_us, "transfer")
+        """Return whether the start is only that of a transfer or discharge told before its admission."""
+        if not self.placements:
+            return self.started_at_us == self.ended_at_us
+        return self.placements[0][::2] == (self.started_at_us, "transfer")
 
     def place_at(self, at_us: int) -> Place:
         """Return where the patient was at a time, by what is known."""
@@ -125,19 +129,16 @@ def plan(stays: Sequence[Stay], told: Told, patient_id: int, encounter_id: int) 
     """
     known = sorted((s for s in stays if s.status != "cancelled"), key=lambda s: (s.started_at_us, s.encounter_id))
     blank = Stay(encounter_id, patient_id, told.visit_number, told.patient_class, "in-progress", told.at_us, None, ())
-    match told.movement:
-        case Movement.ADMIT:
-            return _admit(known, told, blank)
-        case Movement.TRANSFER:
-            return _transfer(known, told, blank)
-        case Movement.DISCHARGE:
-            return _discharge(known, told, blank)
-        case Movement.UPDATE:
-            return _update(known, told, blank)
-        case Movement.CANCEL_ADMIT:
-            return _cancel_admit(known, told)
-        case Movement.CANCEL_DISCHARGE:
-            return _cancel_discharge(known, told)
+    steps = _RULES[told.movement](known, told, blank)
+    return steps if isinstance(steps, Rejected) else [step._replace(stay=_settled(step.stay)) for step in steps]
+
+
+def _settled(stay: Stay) -> Stay:
+    """Leave out placements that lasted no time: nobody was there."""
+    ended = stay.ended_at_us
+    if ended is None or all(placement.from_us < ended for placement in stay.placements):
+        return stay
+    return _kept(stay, placements=tuple(placement for placement in stay.placements if placement.from_us < ended))
 
 
 def _admit(known: list[Stay], told: Told, blank: Stay) -> list[Step] | Rejected:
@@ -249,7 +250,7 @@ def _update(known: list[Stay], told: Told, blank: Stay) -> list[Step] | Rejected
     return [Step(Movement.UPDATE, told.at_us, stay)]
 
 
-def _cancel_admit(known: list[Stay], told: Told) -> list[Step] | Rejected:
+def _cancel_admit(known: list[Stay], told: Told, _blank: Stay) -> list[Step] | Rejected:
     stay = _meant(known, told)
     if stay is None or not stay.is_open:
         return _impossible("PV1-19", "an open stay whose admission can be cancelled")
@@ -257,7 +258,7 @@ def _cancel_admit(known: list[Stay], told: Told) -> list[Step] | Rejected:
     return [Step(Movement.CANCEL_ADMIT, told.at_us, gone)]
 
 
-def _cancel_discharge(known: list[Stay], told: Told) -> list[Step] | Rejected:
+def _cancel_discharge(known: list[Stay], told: Told, _blank: Stay) -> list[Step] | Rejected:
     stay = _numbered(known, told)
     if stay is None:
         stay = next((s for s in reversed(known) if _adopts(s, told) and not s.is_open), None)
@@ -308,8 +309,7 @@ def _ended(stay: Stay, at_us: int) -> Stay | Rejected:
         if latest - at_us > CLOCK_TOLERANCE_US:
             return _impossible("PV1-45", "a discharge after the stay's known movements")
         at_us = latest
-    placements = tuple(placement for placement in stay.placements if placement.from_us < at_us)
-    return _kept(stay, status="finished", ended_at_us=at_us, placements=placements)
+    return _settled(_kept(stay, status="finished", ended_at_us=at_us))
 
 
 def _numbered(known: list[Stay], told: Told) -> Stay | None:
@@ -369,3 +369,15 @@ def _with(placements: tuple[Placement, ...], new: Placement) -> tuple[Placement,
 
 def _impossible(where: str, expected: str) -> Rejected:
     return Rejected(Reason.IDENTITY_CONFLICT, where, expected, "a movement that contradicts what is known")
+
+
+_RULES: Mapping[Movement, Callable[[list[Stay], Told, Stay], list[Step] | Rejected]] = MappingProxyType(
+    {
+        Movement.ADMIT: _admit,
+        Movement.TRANSFER: _transfer,
+        Movement.DISCHARGE: _discharge,
+        Movement.UPDATE: _update,
+        Movement.CANCEL_ADMIT: _cancel_admit,
+        Movement.CANCEL_DISCHARGE: _cancel_discharge,
+    }
+)

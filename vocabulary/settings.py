@@ -44,8 +44,8 @@ class Settings(BaseSettings):
         env_prefix="VIGIL_", toml_file="vigil.toml", frozen=True, extra="ignore", env_nested_delimiter="__"
     )
 
-    data_dir: Path = Field(default_factory=lambda: default_data_dir())
-    """Where the embedded services keep everything. As root, PostgreSQL runs as `nobody`, who must be able to reach it."""
+    data_dir: Path = Field(default_factory=default_data_dir)
+    """Where the embedded services keep everything. As root, PostgreSQL runs as `nobody`, who must reach it."""
     site: str = "demo"
     """This hospital's short name; part of Dagster's partitions and the lake's layout."""
     host: str = "127.0.0.1"
@@ -93,8 +93,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment, then vigil.toml."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -186,6 +186,8 @@ SPELLINGS: dict[str, str] = {
     "mm/hr": "mm/h",
     "mm/hour": "mm/h",
     "l/min/m2": "L/min/m2",
+    "l/min/m^2": "L/min/m2",
+    "L/min/m^2": "L/min/m2",
     "dyn.s.cm-5": "dyn.s/cm5",
     "dyn*s/cm5": "dyn.s/cm5",
     "dynes.sec/cm5": "dyn.s/cm5",

@@ -132,8 +132,8 @@ def conversion(
         raise IncompatibleUnitError(f"one counts particles, the other moles: {names}")
     if not (source.scale or target.scale):
         return Conversion(ratio)
-    if source.scale == target.scale and source.prefix == target.prefix and source.factor == target.factor:
-        return Conversion(Fraction(1))
+    if source.scale == target.scale and source.factor == target.factor:
+        return Conversion(source.prefix / target.prefix)
     if scales.is_affine(source.scale) and scales.is_affine(target.scale):
         zero_in, zero_out = scales.zero(source.scale), scales.zero(target.scale)
         return Conversion(source.prefix * ratio / target.prefix, (zero_in * ratio - zero_out) / target.prefix)
@@ -194,6 +194,11 @@ def convert(
     return found.exact(Fraction(value))
 
 
+def _term(unit: str) -> str:
+    """Return a unit so that it can stand in a product: only a whole expression may begin with a solidus."""
+    return f"(1{unit})" if unit.startswith("/") else f"({unit})"
+
+
 class Quantity(msgspec.Struct, frozen=True):
     """A number that never travels without its unit. Products and quotients are exact."""
 
@@ -215,7 +220,7 @@ class Quantity(msgspec.Struct, frozen=True):
         return Quantity(convert(self.value, self.unit, unit, molar_mass, valence), unit)
 
     def __mul__(self, other: Quantity) -> Quantity:
-        return Quantity(self.value * other.value, f"({self.unit}).({other.unit})")
+        return Quantity(self.value * other.value, f"{_term(self.unit)}.{_term(other.unit)}")
 
     def __truediv__(self, other: Quantity) -> Quantity:
-        return Quantity(self.value / other.value, f"({self.unit})/({other.unit})")
+        return Quantity(self.value / other.value, f"{_term(self.unit)}/{_term(other.unit)}")

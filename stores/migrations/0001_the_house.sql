@@ -184,9 +184,9 @@ create table outbox (
     outbox_id  bigint generated always as identity primary key,
     partition  smallint not null,
     position   bigint not null,
-    payload    bytea not null                      -- msgpack list of snapshot.Publication
+    payload    bytea not null                      -- zstd of the msgpack list of snapshot.Publication
 );
--- Every published snapshot, packed per commit: (patient_id int8, as_of_us int8, sha256 32 bytes) repeated.
+-- Every published snapshot, packed per commit, big-endian: (patient_id int8, as_of_us int8, sha256 32 bytes) repeated.
 create table snapshot_run (
     partition    smallint not null,
     position     bigint not null,

@@ -47,6 +47,14 @@ main()
 """
 
 
+def is_running(pid: int) -> bool:
+    # A zombie that the machine's first process never collects is gone all the same.
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Command:
     """Runs `vigil` with a data directory and stand-ins of its own."""
@@ -73,7 +81,7 @@ class Command:
     def state(self) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads((self.data_dir / "run/state.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return found
 
@@ -90,6 +98,10 @@ class Command:
         while not is_so():
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
             time.sleep(0.1)
+
+    def left(self, pids: dict[str, int]) -> list[str]:
+        """Return the names whose processes still run."""
+        return [name for name, pid in pids.items() if is_running(pid)]
 
     def up(self, **extra: str) -> subprocess.Popen[str]:
         child = self.start("up", **extra)
@@ -130,5 +142,5 @@ def vigil(reachable_folder: Path) -> Iterator[Command]:
         if child.stdout:
             child.stdout.close()
     for pid in command.pids().values():
-        if psutil.pid_exists(pid):
+        if is_running(pid):
             psutil.Process(pid).kill()

@@ -1,0 +1,94 @@
+"""`vigil replay`: published snapshots again, and whether they are the same bit for bit.
+
+Here: choosing them, progress, saying the answer.
+Not here: making a snapshot again (twin.replay).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from orchestration.storage import connection, reachable
+from stores import snapshot_census
+from stores.database import Connection, consistent_read
+from twin import replay as twin_replay
+from twin.forecast import open_forecaster
+from vocabulary.errors import ConfigurationError
+from vocabulary.settings import Settings
+
+
+class Outcome(NamedTuple):
+    """One snapshot, published and made again."""
+
+    snapshot_id: str
+    is_same: bool
+    published_digest: str
+    rebuilt_digest: str
+    differences: Sequence[str]
+
+
+async def replay(
+    settings: Settings, snapshot_ids: Sequence[str], sample: int, seed: int, console: Console, is_shown: bool
+) -> list[Outcome]:
+    """Make snapshots again: those named, and `sample` more chosen by `seed`.
+
+    Raises:
+        ConfigurationError: an id names no published snapshot, or none was ever published.
+        UnavailableError: there is no database to ask.
+    """
+    with reachable(settings) as complete:
+        forecaster = open_forecaster(complete)
+        async with connection(complete, "replay") as connected:
+            chosen = [*snapshot_ids, *(await _sample(connected, sample, seed))]
+            if not chosen:
+                raise ConfigurationError("No snapshot was ever published here.")
+            outcomes = []
+            for snapshot_id in track(
+                chosen, "replaying", console=console, transient=True, disable=not is_shown or len(chosen) < 2
+            ):
+                try:
+                    again = await twin_replay.replay(connected, forecaster, snapshot_id)
+                except twin_replay.UnknownSnapshotError as error:
+                    raise ConfigurationError(str(error)) from error
+                outcomes.append(
+                    Outcome(
+                        snapshot_id,
+                        again.is_identical,
+                        again.published_digest,
+                        again.rebuilt_digest,
+                        tuple(again.differences),
+                    )
+                )
+            return outcomes
+
+
+async def _sample(connected: Connection, size: int, seed: int) -> list[str]:
+    if size == 0:
+        return []
+    async with consistent_read(connected):
+        return await snapshot_census.sample(connected, size, seed)
+
+
+def as_record(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcomes for `--json`."""
+    return {
+        "replayed": len(outcomes),
+        "identical": sum(outcome.is_same for outcome in outcomes),
+        "snapshots": [outcome._asdict() for outcome in outcomes],
+    }
+
+
+def show(outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print one line a snapshot, and the sum."""
+    for outcome in outcomes:
+        mark = "[green]identical[/]" if outcome.is_same else "[red]DIFFERS[/]"
+        fields = f"  in {', '.join(outcome.differences)}" if outcome.differences else ""
+        console.print(
+            f"{outcome.snapshot_id}  {mark}  sha256 {outcome.published_digest[:16]}…{fields}", highlight=False
+        )
+    same = sum(outcome.is_same for outcome in outcomes)
+    console.print(f"{same} of {len(outcomes)} identical, bit for bit", highlight=False)

@@ -1,0 +1,94 @@
+"""The ward as the twins see it, for a terminal: one line a bed, sickest first.
+
+Here: choosing and wording what a line says; every value with its age.
+Not here: the board on the web (clinic), the snapshots themselves (twin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from orchestration.feeds import duration
+from vocabulary.snapshot import Score, SignalState, TwinSnapshot
+
+_COLUMNS = (
+    ("HR", ("heart_rate", "pulse_rate"), 0),
+    ("RR", ("respiratory_rate",), 0),
+    ("SpO2", ("oxygen_saturation", "arterial_oxygen_saturation"), 0),
+    ("BP", ("systolic_blood_pressure",), 0),
+    ("Temp", ("body_temperature",), 1),
+)
+_BAND_STYLES = {"high": "bold red", "medium": "yellow", "low-medium": "yellow", "low": "green"}
+
+
+def news2_of(snapshot: TwinSnapshot) -> Score | None:
+    """Return the snapshot's NEWS2, if it has one."""
+    return next((score for score in snapshot.scores if score.name == "NEWS2"), None)
+
+
+def _severity(snapshot: TwinSnapshot) -> tuple[float, str, str]:
+    score = news2_of(snapshot)
+    total = score.total if score is not None and score.total is not None else -1.0
+    return -total, snapshot.ward, snapshot.bed
+
+
+def _value(signal: SignalState | None, digits: int, now_us: int) -> Text:
+    if signal is None or signal.value is None:
+        return Text("–", "dim")
+    age = duration(max(0.0, (now_us - signal.effective_at_us) / 1_000_000))
+    text = Text(f"{signal.value:.{digits}f}", "dim" if signal.is_stale else "")
+    return text.append(f" {age}", "dim")
+
+
+def _pressure(by_key: Mapping[str, SignalState], now_us: int) -> Text:
+    systolic, diastolic = by_key.get("systolic_blood_pressure"), by_key.get("diastolic_blood_pressure")
+    if systolic is None or systolic.value is None:
+        return Text("–", "dim")
+    below = f"/{diastolic.value:.0f}" if diastolic is not None and diastolic.value is not None else ""
+    age = duration(max(0.0, (now_us - systolic.effective_at_us) / 1_000_000))
+    return Text(f"{systolic.value:.0f}{below}", "dim" if systolic.is_stale else "").append(f" {age}", "dim")
+
+
+def _score(snapshot: TwinSnapshot) -> Text:
+    score = news2_of(snapshot)
+    if score is None or score.total is None:
+        return Text("–", "dim")
+    measured = len(score.parts)
+    of = f" ({measured} of {measured + len(score.missing)})" if score.missing else ""
+    return Text(f"{score.total:.0f} {score.band}{of}".rstrip(), _BAND_STYLES.get(score.band, ""))
+
+
+def ward_table(snapshots: Sequence[TwinSnapshot], names: Mapping[int, str], now_us: int, limit: int = 40) -> Table:
+    """Return the ward, sickest first.
+
+    Args:
+        snapshots: the newest of each patient.
+        names: how each patient is called, by patient id.
+        now_us: the log's clock, from which ages are told.
+        limit: how many lines at most.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
+    for heading in ("bed", "patient", "NEWS2", *(heading for heading, _, _ in _COLUMNS), "notices"):
+        table.add_column(heading, no_wrap=heading != "notices", overflow="fold")
+    chosen = sorted(snapshots, key=_severity)
+    for snapshot in chosen[:limit]:
+        by_key = {signal.concept: signal for signal in snapshot.signals}
+        cells = []
+        for heading, keys, digits in _COLUMNS:
+            if heading == "BP":
+                cells.append(_pressure(by_key, now_us))
+            else:
+                cells.append(_value(next((by_key[key] for key in keys if key in by_key), None), digits, now_us))
+        silent = [f"{feed.feed} silent" for feed in snapshot.feeds if feed.is_silent]
+        gone = [] if snapshot.is_admitted else ["discharged"]
+        notices = "; ".join([*gone, *silent])
+        table.add_row(
+            f"{snapshot.ward} {snapshot.bed}".strip(), names.get(snapshot.patient_id, str(snapshot.patient_id)),
+            _score(snapshot), *cells, Text(notices, "dim"),
+        )  # fmt: skip
+    if len(chosen) > limit:
+        table.caption = f"… and {len(chosen) - limit} more on the board"
+    return table
