@@ -205,7 +205,8 @@ class _Cells:
             text = "Ventilator"
         else:
             text = "O₂" if signal.value > 0 else "Air"
-        return self.cell("oxygen", "O₂", signal, text, "", words.title_of(signal.concept))
+        source = "" if signal.concept == "supplemental_oxygen" else words.title_of(signal.concept)
+        return self.cell("oxygen", "O₂", signal, text, "", source)
 
     def consciousness(self) -> Cell:
         signal = self.speaking(Input.CONSCIOUSNESS, "consciousness", "glasgow_coma_score")

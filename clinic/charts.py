@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -69,14 +70,15 @@ class _Bin(NamedTuple):
 
 
 def sparkline(points: Sequence[ScorePoint]) -> Markup:
-    """Return NEWS2 over the last four hours as steps; thin lines mark 5 (medium) and 7 (high).
+    """Return NEWS2 over the last four hours as steps; shaded are 5 and more (medium), 7 and more (high).
 
     Args:
         points: in time order; the last one is the right edge.
     """
     marks = "".join(
-        f'<line class="mark" x1="0" x2="{_SPARK_WIDTH}" y1="{_spark_y(mark)}" y2="{_spark_y(mark)}"/>'
-        for mark in (5.0, 7.0)
+        f'<rect class="zone-{band}" x="0" y="{_spark_y(top)}" width="{_SPARK_WIDTH}" '
+        f'height="{float(_spark_y(low)) - float(_spark_y(top)):.1f}"/>'
+        for band, low, top in (("medium", 5.0, 7.0), ("high", 7.0, _SPARK_TOP))
     )
     head = f'<svg class="spark" viewBox="0 0 {_SPARK_WIDTH} {_SPARK_HEIGHT}" role="img" aria-label='
     known = [point for point in points if point.total is not None]
@@ -122,7 +124,7 @@ class _Frame:
         values = [point.value for line in series for point in line.points]
         self.low = min([axis.low, *values])
         self.high = max([axis.high, *values])
-        step = _nice_step((self.high - self.low) / 4)
+        step = _nice_step((self.high - self.low) / 5)
         self.low = math.floor(self.low / step + 1e-9) * step
         self.high = math.ceil(self.high / step - 1e-9) * step
         count = round((self.high - self.low) / step)
@@ -137,9 +139,9 @@ class _Frame:
 
 
 def _nice_step(raw: float) -> float:
-    """Return the smallest of 1, 2, 5 × 10ⁿ that is not below `raw`."""
+    """Return the smallest of 1, 2, 3, 4, 5 × 10ⁿ that is not below `raw`."""
     power = 10.0 ** math.floor(math.log10(raw))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    return next(power * factor for factor in (1, 2, 3, 4, 5, 10) if power * factor >= raw * (1 - 1e-9))
 
 
 def _binned(points: Sequence[Point], from_us: int, width_us: int) -> list[_Bin]:
@@ -155,8 +157,17 @@ def _binned(points: Sequence[Point], from_us: int, width_us: int) -> list[_Bin]:
     return bins
 
 
+def _gap_us(bins: Sequence[_Bin], valid_s: float, bin_us: int) -> int:
+    """Return how long a silence is a gap: four times this signal's own rhythm, at least ten minutes.
+
+    Never longer than a value counts as current; never so short that two neighbouring bins fall apart.
+    """
+    rhythm_us = median(b.at_us - a.at_us for a, b in pairwise(bins)) if len(bins) > 1 else 0
+    return int(max(min(max(4 * rhythm_us, 10 * MINUTE_US), valid_s * 1e6), 2 * bin_us))
+
+
 def _runs(bins: Sequence[_Bin], gap_us: int) -> list[list[_Bin]]:
-    """Split bins wherever nothing was measured for longer than a value counts as current."""
+    """Split bins wherever nothing was measured for longer than a gap."""
     runs: list[list[_Bin]] = []
     for entry in bins:
         if runs and entry.at_us - runs[-1][-1].at_us <= gap_us:
@@ -232,8 +243,8 @@ def _grid(frame: _Frame, axis: Axis) -> str:
     return "".join(parts)
 
 
-def trend_chart(name: str, series: Sequence[Series], axis: Axis, from_us: int, to_us: int, gap_s: float) -> Markup:
-    """Return a line chart; a stretch longer than `gap_s` without a value is left empty.
+def trend_chart(name: str, series: Sequence[Series], axis: Axis, from_us: int, to_us: int, valid_s: float) -> Markup:
+    """Return a line chart; a stretch without values is left empty.
 
     Args:
         name: what is drawn, for those who cannot see it.
@@ -241,18 +252,19 @@ def trend_chart(name: str, series: Sequence[Series], axis: Axis, from_us: int, t
         axis: extent in the unit of the values; it grows to the data, never cuts them.
         from_us: left edge.
         to_us: right edge.
-        gap_s: how long a value counts as current.
+        valid_s: how long a value counts as current.
     """
     frame = _Frame(axis, series, from_us, to_us)
     width_us = max(MINUTE_US, (to_us - from_us) // _COLUMNS // MINUTE_US * MINUTE_US)
-    gap_us = max(int(gap_s * 1e6), 2 * width_us)
     body = [_grid(frame, axis)]
-    body += [_line(frame, _runs(_binned(line.points, from_us, width_us), gap_us), line.style) for line in series]
+    for line in series:
+        bins = _binned(line.points, from_us, width_us)
+        body.append(_line(frame, _runs(bins, _gap_us(bins, valid_s, width_us)), line.style))
     body.append(_hits(frame, series, axis))
     said = "; ".join(_summary(line, axis) for line in series)
     label = escape(f"{name}: {said}")
     return Markup(  # noqa: S704 - every text inside is escaped
-        f'<svg class="trend" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+        f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg>'
     )
 
 
@@ -292,6 +304,6 @@ def score_chart(name: str, points: Sequence[ScorePoint], axis: Axis, from_us: in
         )
     label = escape(f"{name}: {_summary(Series(name, known), axis)}")
     return Markup(  # noqa: S704 - every text inside is escaped
-        f'<svg class="trend" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+        f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f"{_grid(frame, axis)}{''.join(bars)}</svg>"
     )

@@ -343,14 +343,14 @@ def news2_observation(snapshot: TwinSnapshot, score: Score, base: str) -> Resour
         resource["derivedFrom"] = derived
     components: list[Resource] = [
         {
-            "code": {"text": f"NEWS2 points: {words.title_of(name)}"},
+            "code": {"text": f"NEWS2 points: {words.component_title(name)}"},
             "valueQuantity": {"value": _number(points), "unit": "score", "system": UCUM, "code": "{score}"},
         }
         for name, points in sorted(score.parts.items())
     ]
     components += [
         {
-            "code": {"text": f"NEWS2 points: {words.title_of(name)}"},
+            "code": {"text": f"NEWS2 points: {words.component_title(name)}"},
             "dataAbsentReason": {"coding": [{"system": ABSENT, "code": "not-performed", "display": "Not Performed"}]},
         }
         for name in score.missing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from jinja2 import Environment
@@ -26,7 +27,6 @@ ALL_WARDS = "wards"
 
 _PEOPLE_EVERY_S = 20.0  # a name told after the first snapshot (A08), or a stay without a snapshot, shows within this
 _HOUSE_EVERY_S = 5.0
-_LOOK_EVERY_S = 0.25  # how long a new bed may stand without its name
 _DATABASE_RETRY_S = 2.0
 
 
@@ -63,6 +63,8 @@ class Board:
         self._people: dict[int, Person] = {}
         self._dirty: set[int] = set()
         self._wake = asyncio.Event()
+        self._greeted: set[int] = set()
+        self._newcomer = asyncio.Event()  # somebody is on the board whose name was never asked for
         self.house: House | None = None
         self.house_html = ""
         self.version = 0
@@ -73,6 +75,9 @@ class Board:
         """Say that a patient's bed may look different now."""
         self._dirty.add(patient_id)
         self._wake.set()
+        if patient_id not in self._people and patient_id not in self._greeted:
+            self._greeted.add(patient_id)
+            self._newcomer.set()
 
     def person(self, patient_id: int) -> Person | None:
         """Return who a patient is, as last read."""
@@ -186,7 +191,9 @@ class Board:
                 if loop.time() >= house_at_s:
                     await self._read_house()
                     house_at_s = loop.time() + _HOUSE_EVERY_S
-                await asyncio.sleep(_LOOK_EVERY_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._newcomer.wait(), house_at_s - loop.time())
+                self._newcomer.clear()
             except UnavailableError:
                 self._forget_house()
                 house_at_s = 0.0

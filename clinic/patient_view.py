@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from clinic import words
-from clinic.bed_view import COLUMNS, Cell, ScoreView, cells_of, news2_of, score_view
+from clinic.bed_view import Cell, ScoreView, cells_of, news2_of, score_view
 from clinic.charts import HOUR_US, MINUTE_US, Axis, Point, Series, score_chart, trend_chart
 from clinic.questions import Measured, Minute, Person, ScorePoint
 from vocabulary.concepts import CONCEPTS, by_number
@@ -54,6 +54,10 @@ _COMPONENT_ORDER = (
     "consciousness",
     "body_temperature",
 )
+
+
+# Shown beside the score's parts already.
+_IN_PARTS = frozenset({*_COMPONENT_ORDER, "diastolic_blood_pressure"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,8 @@ class Chart:
 
     name: str
     svg: Markup
-    now: str
     unit: str
-    at_us: int
-    valid_for_s: float
+    legend: tuple[str, ...]  # names of its lines, where there is more than one
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class PatientView:
 def patient_view(snapshot: TwinSnapshot, digest: str, person: Person | None, history: History) -> PatientView:
     """Return everything a page says about a snapshot, but its charts."""
     news2 = news2_of(snapshot)
-    shown = {column for column, _, _ in COLUMNS}
+    shown = _IN_PARTS if news2 is not None else frozenset()
     laboratory: list[Row] = []
     signals: list[Row] = []
     for signal in snapshot.signals:
@@ -171,7 +173,7 @@ def _parts(snapshot: TwinSnapshot, news2: Score | None) -> tuple[Part, ...]:
     for name in ordered:
         cell = cells.get(_COMPONENT_COLUMNS.get(name, name))
         points = news2.parts.get(name)
-        parts.append(Part(words.title_of(name), cell, None if points is None else int(points)))
+        parts.append(Part(words.component_title(name), cell, None if points is None else int(points)))
     return tuple(parts)
 
 
@@ -225,25 +227,20 @@ def charts(snapshot: TwinSnapshot, history: History, hours: int) -> tuple[Chart,
     """Return the trends of the last hours before the snapshot; a signal that never spoke has none."""
     to_us = -(-snapshot.as_of_us // MINUTE_US) * MINUTE_US + MINUTE_US
     from_us = to_us - hours * HOUR_US
-    signals = {signal.concept: signal for signal in snapshot.signals}
-    view = score_view(news2_of(snapshot))
-    drawn = [
-        Chart("NEWS2", score_chart("NEWS2", history.scores, _SCORE_AXIS, from_us, to_us), view.total, "",
-              snapshot.as_of_us, 60.0)
-    ]  # fmt: skip
+    signals = {signal.concept for signal in snapshot.signals}
+    drawn = [Chart("NEWS2", score_chart("NEWS2", history.scores, _SCORE_AXIS, from_us, to_us), "", ())]
     for name, lines, axis in _CHARTS:
         series = [
             Series(legend, _points(history.minutes, key, from_us, to_us), "ab"[index])
             for index, (key, legend) in enumerate(lines)
         ]
-        spoke = [signals[key] for key, _ in lines if key in signals]
-        if not spoke and not any(line.points for line in series):
+        has_spoken = any(key in signals for key, _ in lines)
+        if not has_spoken and not any(line.points for line in series):
             continue
         concept = words.concept_of(lines[0][0])
         valid_s = concept.valid_for_s if concept else 3600.0
         svg = trend_chart(name, series, axis, from_us, to_us, valid_s)
-        now = "/".join(words.number_text(one.concept, one.value) for one in spoke if one.value is not None)
-        drawn.append(Chart(name, svg, now, axis.unit, spoke[0].effective_at_us if spoke else 0, valid_s))
+        drawn.append(Chart(name, svg, axis.unit, tuple(legend for _, legend in lines) if len(lines) > 1 else ()))
     return tuple(drawn)
 
 

@@ -52,8 +52,20 @@ _UNIT_PARTS = (
 
 _BANDS = {"low": "Low", "low-medium": "Low–medium", "medium": "Medium", "high": "High"}
 
+_COMPONENTS = {
+    "respiratory_rate": "Respiratory rate",
+    "oxygen_saturation": "Oxygen saturation",
+    "arterial_oxygen_saturation": "Oxygen saturation (arterial)",
+    "supplemental_oxygen": "Air or oxygen",
+    "systolic_blood_pressure": "Blood pressure",
+    "heart_rate": "Heart rate",
+    "consciousness": "Consciousness",
+    "body_temperature": "Temperature",
+}
+
 _CONSCIOUSNESS = {"A": "Alert", "C": "Confused", "V": "Voice", "P": "Pain", "U": "Unresponsive"}
 
+_MICRO = re.compile(r"(?<![A-Za-z])u(?=[A-Za-z])")  # ug, umol, /uL
 _ANNOTATION = re.compile(r"\{[^}]*\}")
 
 
@@ -81,9 +93,7 @@ def unit_text(unit: str) -> str:
     text = _ANNOTATION.sub("", unit)
     for ucum, written in _UNIT_PARTS:
         text = text.replace(ucum, written)
-    if text.startswith("u") and len(text) > 1:  # micro: ug, umol
-        text = "µ" + text[1:]
-    return text
+    return _MICRO.sub("µ", text)
 
 
 def band_text(band: str) -> str:
@@ -94,6 +104,11 @@ def band_text(band: str) -> str:
 def consciousness_text(code: str) -> str:
     """Return the word for an ACVPU letter; anything else as it is."""
     return _CONSCIOUSNESS.get(code.strip().upper(), code)
+
+
+def component_title(name: str) -> str:
+    """Return the name of a component of NEWS2 as its chart prints it."""
+    return _COMPONENTS.get(name) or title_of(name)
 
 
 def title_of(key: str) -> str:

@@ -27,6 +27,7 @@ _RESULTS: Final = frozenset({"F", "P", "C", "R", "S", "U", "A", "B", "V", ""})
 _DELETIONS: Final = frozenset({"D", "W"})
 _NONE: Final[frozenset[str]] = frozenset()
 _BEHIND_OBX: Final = frozenset({"NTE", "PRT"})
+_COMMON: Final = frozenset({"PID", "PV1", "OBR", "ORC", "NTE", "EVN", "PV2", "PD1", "TQ1", "SPM", "MRG", "PRT"})
 _NO_RESULT: Final = frozenset({"X", "N", "I", "O"})
 _TAIL: Final = 11
 _FREE_VALUES: Final = 1_024
@@ -84,7 +85,7 @@ class ObservationReader:
         codes, units, numbers = reader.codes, reader.units, reader.numbers
         readings, append = self.readings, self.readings.append
         pieces = text.split(f"\rOBX{separator}")
-        refused = self._read_others(pieces.pop(0))
+        refused = self._read_others(pieces.pop(0).partition("\r")[2])  # MSH is known
         if refused is not None:
             return refused
         order_at_us, order_key, results = self._order_at_us, self._order_key, _RESULTS
@@ -227,25 +228,29 @@ class ObservationReader:
     def _read_other(self, segment: str) -> Rejected | None:
         """Read a segment that is no OBX."""
         name = segment[:3]
+        separator = self._reader.field
+        if segment[3:4] != separator or name not in _COMMON:
+            if name == "OBX" and len(segment) == 3:  # without a single field
+                self.without_value += 1
+            if not (segment[3:4] in (separator, "") and name.isalnum() and name.isascii() and name.isupper()):
+                return self._read_debris(segment)
         if name == "OBR":
             self._read_order(segment)
-        elif name == "PID" or name == "MSH":
-            first = self.others.get(name)
-            if first is not None and name == "MSH":
-                return Rejected(Reason.MALFORMED, "MSH[2]", "one message a frame", "a second MSH")
-            if first is not None:
-                self._is_foreign = patient_key(segment, self._reader) != patient_key(first, self._reader)
-                self.is_about_several = self.is_about_several or self._is_foreign
-        elif name == "OBX" and len(segment) == 3:  # without a single field
-            self.without_value += 1
-        elif not (segment[3:4] in (self._reader.field, "") and name.isalnum() and name.isascii() and name.isupper()):
-            if segment.strip():
-                self._reject(Rejected(Reason.MALFORMED, f"after OBX[{self._obx}]", "a segment", shorten(segment)))
-                if len(self.readings) + len(self.rejected) > self._room:
-                    return self._too_many()
-            return None
+        elif name == "MSH":
+            return Rejected(Reason.MALFORMED, "MSH[2]", "one message a frame", "a second MSH")
+        elif name == "PID" and name in self.others:
+            self._is_foreign = patient_key(segment, self._reader) != patient_key(self.others[name], self._reader)
+            self.is_about_several = self.is_about_several or self._is_foreign
         if name not in self.others:
             self.others[name] = segment
+        return None
+
+    def _read_debris(self, segment: str) -> Rejected | None:
+        """Count a line that is no segment as a value that was not understood."""
+        if segment.strip():
+            self._reject(Rejected(Reason.MALFORMED, f"after OBX[{self._obx}]", "a segment", shorten(segment)))
+            if len(self.readings) + len(self.rejected) > self._room:
+                return self._too_many()
         return None
 
     def _read_order(self, segment: str) -> None:

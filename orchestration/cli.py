@@ -10,8 +10,9 @@ import asyncio
 import errno
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from vocabulary.settings import Settings
 
 OK, PROBLEM, UNUSABLE, UNAVAILABLE = 0, 1, 2, 3
+
+FILE_WIDTH = 140
+"""Columns of what is printed to a file or another program, which have no width of their own."""
 
 EPILOG = (
     "Exit status: 0 all is well; 1 a problem was found (a remainder in the ledger, a replay that differs, a service "
@@ -55,10 +59,24 @@ def _settings(data_dir: Path | None) -> Settings:
     return load_settings(data_dir)
 
 
+T = TypeVar("T")
+
+
+def _ask(data_dir: Path | None, question: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Answer a question of the database and the bus, which are started for it when nothing runs."""
+    from orchestration.storage import reachable
+
+    with reachable(_settings(data_dir)) as complete:
+        return asyncio.run(question(complete))
+
+
 def _console(is_for_errors: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=is_for_errors)
+    console = Console(stderr=is_for_errors)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    return console
 
 
 @app.command(epilog=EPILOG)
@@ -139,8 +157,9 @@ def replay(
 
     if not snapshot_ids and not sample:
         raise typer.BadParameter("name a SNAPSHOT_ID, or give --sample N")
-    outcomes = asyncio.run(
-        work.replay(_settings(data_dir), snapshot_ids or [], sample, seed, _console(is_for_errors=True), not as_json)
+    errors = _console(is_for_errors=True)
+    outcomes = _ask(
+        data_dir, lambda settings: work.replay(settings, snapshot_ids or [], sample, seed, errors, not as_json)
     )
     if as_json:
         typer.echo(json.dumps(work.as_record(outcomes)))
@@ -158,7 +177,7 @@ def verify(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """
     from orchestration import verify as work
 
-    verdict = asyncio.run(work.verify(_settings(data_dir)))
+    verdict = _ask(data_dir, work.verify)
     if as_json:
         typer.echo(json.dumps(work.as_record(verdict)))
     else:
@@ -172,7 +191,7 @@ def feeds(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """Show what each sending system is doing: address, last heard, clock, counts."""
     from orchestration import feeds as work
 
-    lines = asyncio.run(work.feed_lines(_settings(data_dir)))
+    lines = _ask(data_dir, work.feed_lines)
     if as_json:
         typer.echo(json.dumps(work.as_record(lines)))
     else:
@@ -193,9 +212,10 @@ def quarantine_list(
 
     if state not in {"open", "released", "discarded", "all"}:
         raise typer.BadParameter("expected open, released, discarded or all", param_hint="--state")
-    wanted = None if state == "all" else state
-    items, counts = asyncio.run(
-        work.find(_settings(data_dir), state=wanted, reason=work.reason_of(reason), feed=feed, limit=limit)  # type: ignore[arg-type]
+    wanted: Any = None if state == "all" else state
+    because = work.reason_of(reason)
+    items, counts = _ask(
+        data_dir, lambda settings: work.find(settings, state=wanted, reason=because, feed=feed, limit=limit)
     )
     if as_json:
         record = {"counts": [count._asdict() for count in counts], "items": [work.as_record(item) for item in items]}
@@ -209,7 +229,7 @@ def quarantine_show(item: int, data_dir: DataDirOption = None, as_json: JsonOpti
     """Show one item with its message. Shows patient data."""
     from orchestration import quarantine as work
 
-    found = asyncio.run(work.get(_settings(data_dir), item))
+    found = _ask(data_dir, lambda settings: work.get(settings, item))
     if as_json:
         typer.echo(json.dumps(work.as_record(found)))
     else:
@@ -231,10 +251,10 @@ def quarantine_discard(items: ItemsArgument, data_dir: DataDirOption = None, as_
     _settle("discard", items, data_dir, as_json)
 
 
-def _settle(action: str, items: list[int], data_dir: Path | None, as_json: bool) -> None:
+def _settle(action: Literal["release", "discard"], items: list[int], data_dir: Path | None, as_json: bool) -> None:
     from orchestration import quarantine as work
 
-    settled = asyncio.run(work.settle(_settings(data_dir), action, items))  # type: ignore[arg-type]
+    settled = _ask(data_dir, lambda settings: work.settle(settings, action, items))
     if as_json:
         typer.echo(json.dumps([work.as_record(item) for item in settled]))
     for item in settled:

@@ -23,6 +23,7 @@ from stores.database import Connection, consistent_read
 from twin import accounts
 from twin.bus import Bus
 from vocabulary.clock import Clock, SystemClock
+from vocabulary.records import Place
 from vocabulary.settings import Settings
 from vocabulary.snapshot import TwinSnapshot, from_bytes
 
@@ -41,6 +42,7 @@ class Results(NamedTuple):
     snapshot_ids: list[str]
     twins: list[TwinSnapshot]  # the newest of each patient
     names: dict[int, str]
+    beds: dict[int, str]
     stays: int
     latencies_s: list[float]  # socket → snapshot on the bus, sorted
     log_time_us: int
@@ -81,12 +83,14 @@ class Observer:
         async with consistent_read(self._connection):
             people = await clinical.patients(self._connection, [twin.patient_id for twin in twins])
             stays = {twin.encounter_id for twin in twins}
+            open_stays = await clinical.open_stays(self._connection)
             held = await quarantine.counts(self._connection)
             count = await snapshot_census.count(self._connection)
             ids = await snapshot_census.sample(self._connection, SAMPLE, seed)
         names = {person.patient_id: f"{person.family_name}, {person.given_name}".strip(", ") for person in people}
+        beds = {stay.patient_id: Place(stay.ward, stay.room, stay.bed).label for stay in open_stays}
         latencies_s = sorted(latency / 1e9 for latency in self._latencies_ns)
-        return Results(account, held, count, ids, twins, names, len(stays), latencies_s, log_time_us())
+        return Results(account, held, count, ids, twins, names, beds, len(stays), latencies_s, log_time_us())
 
 
 @asynccontextmanager
@@ -131,7 +135,7 @@ def show(results: Results, house: services.House, console: Console, is_left: boo
     """Print the ward, the books, the latency, and where to look."""
     here = [twin for twin in results.twins if twin.is_admitted] or results.twins
     console.print()
-    console.print(ward_table(here, results.names, results.log_time_us))
+    console.print(ward_table(here, results.names, results.beds, results.log_time_us))
     console.print()
     for unit, side in (("messages", results.account.messages), ("values", results.account.values)):
         console.print(

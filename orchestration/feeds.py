@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.storage import connection, locate, reachable
+from orchestration.data_dir import DataDir
+from orchestration.storage import connection
 from stores import database, feeds
 from twin.process import clock_of
 from vocabulary.settings import Settings
@@ -35,15 +36,14 @@ class FeedLine(NamedTuple):
 async def feed_lines(settings: Settings) -> list[FeedLine]:
     """Return every sending system heard, and every configured feed not heard yet.
 
-    Raises:
-        UnavailableError: there is no database to ask.
+    Args:
+        settings: with addresses that answer (orchestration.storage.reachable).
     """
-    state = locate(settings).live_state()
+    state = DataDir(settings.data_dir).live_state()
     ports = state.ports if state else {}
-    with reachable(settings) as complete:
-        async with connection(complete, "feeds") as connected, database.consistent_read(connected):
-            heard = await feeds.read(connected)
-        now_us = clock_of(complete).now_us()
+    async with connection(settings, "feeds") as connected, database.consistent_read(connected):
+        heard = await feeds.read(connected)
+    now_us = clock_of(settings).now_us()
     addresses = {
         feed.name: f"{settings.host}:{port}" if (port := ports.get(f"feed.{feed.name}")) else ""
         for feed in settings.feeds

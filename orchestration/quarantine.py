@@ -18,7 +18,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from orchestration.storage import connection, locate, reachable, secret
+from orchestration.data_dir import DataDir
+from orchestration.storage import connection, secret
 from stores import database, quarantine
 from twin.bus import Bus
 from twin.process import clock_of
@@ -49,10 +50,9 @@ async def find(
     settings: Settings, *, state: quarantine.State | None, reason: Reason | None, feed: str | None, limit: int
 ) -> tuple[list[quarantine.Item], list[quarantine.ItemCount]]:
     """Return the newest items, and all counts by outcome, reason and state."""
-    with reachable(settings) as complete:
-        async with connection(complete, "quarantine") as connected, database.consistent_read(connected):
-            items = await quarantine.find(connected, state=state, reason=reason, feed=feed, limit=limit)
-            return items, await quarantine.counts(connected)
+    async with connection(settings, "quarantine") as connected, database.consistent_read(connected):
+        items = await quarantine.find(connected, state=state, reason=reason, feed=feed, limit=limit)
+        return items, await quarantine.counts(connected)
 
 
 async def get(settings: Settings, item_id: int) -> quarantine.Item:
@@ -61,9 +61,8 @@ async def get(settings: Settings, item_id: int) -> quarantine.Item:
     Raises:
         ConfigurationError: there is no such item.
     """
-    with reachable(settings) as complete:
-        async with connection(complete, "quarantine") as connected, database.consistent_read(connected):
-            item = await quarantine.get(connected, item_id)
+    async with connection(settings, "quarantine") as connected, database.consistent_read(connected):
+        item = await quarantine.get(connected, item_id)
     if item is None:
         raise ConfigurationError(f"No item has number {item_id}. See `vigil quarantine list --state all`.")
     return item
@@ -84,20 +83,19 @@ async def settle(
     """
     from twin.normalizer import CONTROL_FEED, Command
 
-    if locate(settings).live_state() is None:
+    if DataDir(settings.data_dir).live_state() is None:
         raise UnavailableError("Items are settled by the running normalizer. Start Vigil with `vigil up`.")
-    with reachable(settings) as complete:
-        async with connection(complete, "quarantine") as connected:
-            for item in await _items(connected, item_ids):
-                if item.state != "open":
-                    raise ConfigurationError(f"Item {item.item_id} is already {item.state}.")
-            bus = await Bus.connect(secret(complete.nats_url), "vigil quarantine")
-            try:
-                sequence = await _publish(bus, complete, CONTROL_FEED, Command(action, list(item_ids)))
-                await _await_read(connected, sequence)
-            finally:
-                await bus.close()
-            return await _items(connected, item_ids)
+    async with connection(settings, "quarantine") as connected:
+        for item in await _items(connected, item_ids):
+            if item.state != "open":
+                raise ConfigurationError(f"Item {item.item_id} is already {item.state}.")
+        bus = await Bus.connect(secret(settings.nats_url), "vigil quarantine")
+        try:
+            sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids)))
+            await _await_read(connected, sequence)
+        finally:
+            await bus.close()
+        return await _items(connected, item_ids)
 
 
 async def _publish(bus: Bus, settings: Settings, feed: str, command: msgspec.Struct) -> int:

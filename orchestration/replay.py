@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from orchestration.storage import connection, reachable
+from orchestration.storage import connection
 from stores import snapshot_census
 from stores.database import Connection, consistent_read
 from twin import replay as twin_replay
@@ -38,32 +38,23 @@ async def replay(
 
     Raises:
         ConfigurationError: an id names no published snapshot, or none was ever published.
-        UnavailableError: there is no database to ask.
+        UnavailableError: the database does not answer.
     """
-    with reachable(settings) as complete:
-        forecaster = open_forecaster(complete)
-        async with connection(complete, "replay") as connected:
-            chosen = [*snapshot_ids, *(await _sample(connected, sample, seed))]
-            if not chosen:
-                raise ConfigurationError("No snapshot was ever published here.")
-            outcomes = []
-            for snapshot_id in track(
-                chosen, "replaying", console=console, transient=True, disable=not is_shown or len(chosen) < 2
-            ):
-                try:
-                    again = await twin_replay.replay(connected, forecaster, snapshot_id)
-                except twin_replay.UnknownSnapshotError as error:
-                    raise ConfigurationError(str(error)) from error
-                outcomes.append(
-                    Outcome(
-                        snapshot_id,
-                        again.is_identical,
-                        again.published_digest,
-                        again.rebuilt_digest,
-                        tuple(again.differences),
-                    )
-                )
-            return outcomes
+    forecaster = open_forecaster(settings)
+    async with connection(settings, "replay") as connected:
+        chosen = [*snapshot_ids, *(await _sample(connected, sample, seed))]
+        if not chosen:
+            raise ConfigurationError("No snapshot was ever published here.")
+        is_quiet = not is_shown or len(chosen) < 2
+        outcomes = []
+        for snapshot_id in track(chosen, "replaying", console=console, transient=True, disable=is_quiet):
+            try:
+                again = await twin_replay.replay(connected, forecaster, snapshot_id)
+            except twin_replay.UnknownSnapshotError as error:
+                raise ConfigurationError(str(error)) from error
+            digests = (again.published_digest, again.rebuilt_digest)
+            outcomes.append(Outcome(snapshot_id, again.is_identical, *digests, tuple(again.differences)))
+        return outcomes
 
 
 async def _sample(connected: Connection, size: int, seed: int) -> list[str]:

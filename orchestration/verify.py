@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from orchestration.storage import connection, reachable, secret
+from orchestration.storage import connection, secret
 from stores import database, ledger, ledger_verification
 from twin import accounts
 from twin.bus import Bus
@@ -37,24 +37,31 @@ class Verdict(NamedTuple):
 async def verify(settings: Settings) -> Verdict:
     """Connect, read and judge.
 
+    Args:
+        settings: with addresses that answer (orchestration.storage.reachable).
+
     Raises:
-        UnavailableError: there is no database or bus to ask.
+        UnavailableError: the database or the bus does not answer after all.
     """
-    with reachable(settings) as complete:
-        bus = await Bus.connect(secret(complete.nats_url), "vigil verify")
-        try:
-            async with connection(complete, "verify") as connected:
-                account = await accounts.balance(connected, bus)
-                async with database.consistent_read(connected):
-                    return Verdict(
-                        account,
-                        (await ledger.balance(connected)).feeds,
-                        await ledger_verification.verify(connected),
-                        await ledger_verification.reconcile(connected),
-                        await ledger.heads(connected),
-                    )
-        finally:
-            await bus.close()
+    bus = await Bus.connect(secret(settings.nats_url), "vigil verify")
+    try:
+        async with connection(settings, "verify") as connected:
+            account = await accounts.balance(connected, bus)
+            async with database.consistent_read(connected):
+                return Verdict(
+                    account,
+                    (await ledger.balance(connected)).feeds,
+                    await ledger_verification.verify(connected),
+                    await ledger_verification.reconcile(connected),
+                    await ledger.heads(connected),
+                )
+    finally:
+        await bus.close()
+
+
+def _known(tally: ledger.Tally) -> dict[str, int]:
+    """Return one feed's counts, without `accepted`: an engine's commit accepts from all feeds at once."""
+    return {name: count for name, count in tally._asdict().items() if name != "accepted"}
 
 
 def as_record(verdict: Verdict) -> dict[str, Any]:
@@ -71,8 +78,9 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
         "remainder_messages": account.messages.remainder,
         "remainder_values": account.values.remainder,
         "feeds": {
-            name: {"messages": feed.messages._asdict(), "values": feed.values._asdict()}
+            name: {"messages": _known(feed.messages), "values": _known(feed.values)}
             for name, feed in verdict.feeds.items()
+            if name
         },
         "chain_faults": [fault._asdict() for fault in verdict.faults],
         "differences": [difference._asdict() for difference in verdict.differences],
@@ -91,9 +99,11 @@ def show(verdict: Verdict, console: Console) -> None:
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, feed in verdict.feeds.items():
-        for label, unit, tally in ((name or "(none)", "messages", feed.messages), ("", "values", feed.values)):
-            # Per feed, what has no outcome yet is what is pending.
-            table.add_row(label, unit, *(f"{number:,}" for number in (*tally, tally.unaccounted)), style="dim")
+        for label, unit, tally in ((name, "messages", feed.messages), ("", "values", feed.values)):
+            known = _known(tally)
+            cells = (f"{known[heading]:,}" if heading in known else "" for heading in _HEADINGS)
+            if name:
+                table.add_row(label, unit, *cells, style="dim")
     account = verdict.account
     for label, unit, side in (("all", "messages", account.messages), ("", "values", account.values)):
         table.add_row(label, unit, *(f"{number:,}" for number in msgspec.structs.astuple(side)))

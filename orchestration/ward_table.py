@@ -29,6 +29,11 @@ def news2_of(snapshot: TwinSnapshot) -> Score | None:
     return next((score for score in snapshot.scores if score.name == "NEWS2"), None)
 
 
+def _age(signal: SignalState, now_us: int) -> str:
+    """Return how old a value is, short enough to stand beside it."""
+    return duration(max(0.0, (now_us - signal.effective_at_us) / 1_000_000)).replace(" ", "").replace("min", "m")
+
+
 def _severity(snapshot: TwinSnapshot) -> tuple[float, str, str]:
     score = news2_of(snapshot)
     total = score.total if score is not None and score.total is not None else -1.0
@@ -38,9 +43,8 @@ def _severity(snapshot: TwinSnapshot) -> tuple[float, str, str]:
 def _value(signal: SignalState | None, digits: int, now_us: int) -> Text:
     if signal is None or signal.value is None:
         return Text("–", "dim")
-    age = duration(max(0.0, (now_us - signal.effective_at_us) / 1_000_000))
     text = Text(f"{signal.value:.{digits}f}", "dim" if signal.is_stale else "")
-    return text.append(f" {age}", "dim")
+    return text.append(f" {_age(signal, now_us)}", "dim")
 
 
 def _pressure(by_key: Mapping[str, SignalState], now_us: int) -> Text:
@@ -48,8 +52,8 @@ def _pressure(by_key: Mapping[str, SignalState], now_us: int) -> Text:
     if systolic is None or systolic.value is None:
         return Text("–", "dim")
     below = f"/{diastolic.value:.0f}" if diastolic is not None and diastolic.value is not None else ""
-    age = duration(max(0.0, (now_us - systolic.effective_at_us) / 1_000_000))
-    return Text(f"{systolic.value:.0f}{below}", "dim" if systolic.is_stale else "").append(f" {age}", "dim")
+    text = Text(f"{systolic.value:.0f}{below}", "dim" if systolic.is_stale else "")
+    return text.append(f" {_age(systolic, now_us)}", "dim")
 
 
 def _score(snapshot: TwinSnapshot) -> Text:
@@ -61,12 +65,19 @@ def _score(snapshot: TwinSnapshot) -> Text:
     return Text(f"{score.total:.0f} {score.band}{of}".rstrip(), _BAND_STYLES.get(score.band, ""))
 
 
-def ward_table(snapshots: Sequence[TwinSnapshot], names: Mapping[int, str], now_us: int, limit: int = 40) -> Table:
+def ward_table(
+    snapshots: Sequence[TwinSnapshot],
+    names: Mapping[int, str],
+    beds: Mapping[int, str],
+    now_us: int,
+    limit: int = 40,
+) -> Table:
     """Return the ward, sickest first.
 
     Args:
         snapshots: the newest of each patient.
         names: how each patient is called, by patient id.
+        beds: where each patient lies, in full, by patient id.
         now_us: the log's clock, from which ages are told.
         limit: how many lines at most.
     """
@@ -85,10 +96,9 @@ def ward_table(snapshots: Sequence[TwinSnapshot], names: Mapping[int, str], now_
         silent = [f"{feed.feed} silent" for feed in snapshot.feeds if feed.is_silent]
         gone = [] if snapshot.is_admitted else ["discharged"]
         notices = "; ".join([*gone, *silent])
-        table.add_row(
-            f"{snapshot.ward} {snapshot.bed}".strip(), names.get(snapshot.patient_id, str(snapshot.patient_id)),
-            _score(snapshot), *cells, Text(notices, "dim"),
-        )  # fmt: skip
+        bed = beds.get(snapshot.patient_id, f"{snapshot.ward} / {snapshot.bed}")
+        name = names.get(snapshot.patient_id, str(snapshot.patient_id))
+        table.add_row(bed, name, _score(snapshot), *cells, Text(notices, "dim"))
     if len(chosen) > limit:
         table.caption = f"… and {len(chosen) - limit} more on the board"
     return table

@@ -11,8 +11,7 @@ A message is about the patient its identifiers name. Where it names none, or onl
 known patient has (a monitor's own), it is about whoever the devices or the bed belong to at its time. A number of
 an authority we know, of a patient we do not, names somebody else than the one in the bed: the message waits.
 
-A merge is a redirect: identifiers and stays stay with the record they were told of, and are read through it. So undoing
-one is taking the redirect back.
+A merge is a redirect: identifiers and stays remain with the record they were told of and are read through it.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ LOG_KEEP_S = 600.0
 """Folded batches stay this long in the partition log, for a person who wants to look."""
 COMPACTION_DELAY_US = 3600 * 1_000_000
 """An hour is compacted this long after it ended, when most of what comes late has come."""
+SLOW_S = 0.5
+"""A cycle that takes longer is worth a line in the log."""
 _RESYNC_S = 2.0
 """Without any tick for this long, batches may have been lost on the way: look into the partition log."""
 _LATENCIES = 100_000
@@ -539,12 +541,24 @@ async def _follow(
             batches = await engine.catch_up(sorted(engine.positions))
             is_behind = len(batches) > 0
             tick = None
+        started = loop.time()
         publications = await engine.cycle(batches, tick)
+        folded = loop.time()
         if publications:
             await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in publications])
             now_ns = clock.monotonic_ns()
             for publication in publications:
                 engine.latencies.add(now_ns, publication.received_monotonic_ns)
+        if loop.time() - started > SLOW_S:
+            _log.warning(
+                "slow_cycle",
+                extra={
+                    "fold_s": round(folded - started, 3),
+                    "publish_s": round(loop.time() - folded, 3),
+                    "batches": len(batches),
+                    "snapshots": len(publications),
+                },
+            )
         if loop.time() > maintain_at:
             await engine.maintain()
             maintain_at = loop.time() + MAINTENANCE_S

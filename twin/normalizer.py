@@ -24,7 +24,8 @@ from stores import clinical, clinical_write, feeds, partition_log, positions, qu
 from stores.blobs import BlobStore
 from stores.database import Connection, connect, storable, transaction
 from stores.ledger import Entry, Kind, LedgerWriter
-from twin import health
+from stores.raw_archive import RawArchive
+from twin import health, sealing
 from twin.bus import Bus, RawMessage, RawReader
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
 from twin.ingress import TICK_FEED
@@ -53,6 +54,13 @@ CONTROL_FEED = "control"
 """Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like the rest."""
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
+
+SOURCE_MEMORY_US = 8 * 24 * 3600 * 1_000_000
+"""A sender's retransmission is recognised for this long (promised: 7 days)."""
+SLOW_S = 0.5
+"""A batch that takes longer is worth a line in the log."""
+MAINTENANCE_S = 300.0
+"""How often old packs are sealed and old identities forgotten, in real seconds."""
 
 _PACK = msgspec.msgpack.Decoder(RawPack)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -209,14 +217,18 @@ class Normalizer:
             async with transaction(self._connection) as connection:
                 await positions.advance(connection, [move])
                 seen = await self._claim([arrival for _, _, arrivals in decoded for arrival in arrivals])
+                # One ledger row a feed for all its packs of this commit: a row a pack would outgrow the values.
+                by_feed: dict[str, Counts] = {}
                 for pack_position, pack, arrivals in decoded:
                     if pack.feed == CONTROL_FEED:
                         await self._obey(pack_position, pack, work)
                         continue
-                    counts = Counts()
+                    counts = by_feed.setdefault(pack.feed, Counts())
                     for arrival in arrivals:
                         await self._decide(arrival, seen.get(arrival.raw), counts, work)
-                    work.entries.append(counts.entry(pack.at_us, "pack", pack.feed, pack_position, pack_position))
+                work.entries.extend(
+                    counts.entry(log_time_us, "pack", feed, decoded[0][0], position) for feed, counts in by_feed.items()
+                )
                 batches = self._batches(work)
                 await clinical_write.write(connection, self._directory.take_changes())
                 await quarantine.add(connection, work.items)
@@ -234,6 +246,11 @@ class Normalizer:
             self._last[batch.partition] = batch.position
         self.not_accepted += len(work.items)
         return batches
+
+    async def forget_sources(self, before_us: int) -> None:
+        """Forget which messages were seen before a log time: no sender repeats them any more."""
+        async with transaction(self._connection) as connection:
+            await source_messages.forget(connection, before_us)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -626,19 +643,48 @@ async def _follow(
     settings: Settings, bus: Bus, normalizer: Normalizer, stop: asyncio.Event, lost: asyncio.Event
 ) -> None:
     reader: RawReader = bus.raw_reader(_sequence_after(normalizer))
+    archive = RawArchive(settings.data_dir / "sealed")
+    loop = asyncio.get_running_loop()
+    maintain_at = loop.time() + MAINTENANCE_S
     try:
         while not stop.is_set():
+            if loop.time() > maintain_at:
+                await _maintain(settings, bus, normalizer, archive)
+                maintain_at = loop.time() + MAINTENANCE_S
             if lost.is_set():
                 # nats-server came back: its memory streams are gone and RAW may even be another one.
                 lost.clear()
                 raise UnavailableError("nats-server was away")
             raw = await reader.take(timeout_s=0.5)
             if raw:
+                started = loop.time()
                 batches, tick = await normalizer.normalize(raw)
                 await bus.publish_events(batches, tick)
+                if loop.time() - started > SLOW_S:
+                    seconds = round(loop.time() - started, 3)
+                    _log.warning("slow_batch", extra={"seconds": seconds, "packs": len(raw), "batches": len(batches)})
                 await asyncio.sleep(settings.normalizer_interval_s)
     finally:
         await reader.close()
+
+
+async def _maintain(settings: Settings, bus: Bus, normalizer: Normalizer, archive: RawArchive) -> None:
+    """Seal what is old and forget what no sender will repeat."""
+    await normalizer.forget_sources(normalizer.log_time_us - SOURCE_MEMORY_US)
+    try:
+        sealed = await sealing.seal(
+            bus,
+            archive,
+            incarnation=normalizer.incarnation,
+            up_to_position=normalizer.position,
+            before_us=normalizer.log_time_us - round(settings.raw_seal_after_s * 1_000_000),
+        )
+    except OSError as error:
+        # The stream still has everything; it fills up in time, and then senders wait.
+        _log.error("not_sealed", extra={"reason": error.strerror})
+    else:
+        if sealed:
+            _log.info("sealed", extra={"packs": sealed})
 
 
 def _sequence_after(normalizer: Normalizer) -> int:

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """The MLLP listeners, one a sending system."""
     raw_max_bytes: int = Field(default=8 * 1024**3, ge=1024 * 1024)
     """Size at which the RAW stream refuses more; senders then wait for their ACK."""
+    raw_seal_after_s: float = Field(default=24 * 3600.0, gt=0)
+    """Age at which packs leave the stream for compressed files in <data_dir>/sealed."""
     tick_interval_s: float = Field(default=1.0, gt=0)
     """How often ingress appends the log's clock, in real seconds."""
     normalizer_interval_s: float = Field(default=0.05, ge=0)

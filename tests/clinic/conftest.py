@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from clinic.app import build_app
-from clinic.questions import House, FeedSummary, KeptSnapshot, Measured, Minute, Person, ScorePoint, Stay
+from clinic.questions import FeedSummary, House, KeptSnapshot, Measured, Minute, Person, ScorePoint, Stay
 from vocabulary.clock import ManualClock
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
@@ -63,12 +63,22 @@ class Wards:
 
     now_us = NOW_US
 
-    def signal(self, key: str, value: float | None, *, age_s: float = 60, stale: bool = False, text: str = "",
-               at_us: int | None = None, status: str = "final") -> SignalState:
+    def signal(
+        self,
+        key: str,
+        value: float | None,
+        *,
+        age_s: float = 60,
+        stale: bool = False,
+        text: str = "",
+        at_us: int | None = None,
+        status: str = "final",
+    ) -> SignalState:
         effective = self.now_us - int(age_s * 1e6) if at_us is None else at_us
         return SignalState(
             concept=key, value=value, unit=by_key(key).unit, effective_at_us=effective, received_at_us=effective + 800_000,
-            is_stale=stale, device="0009FB0000000001", text=text, status=status, raw_position=1 << 40,
+            is_stale=stale, device="0009FB0000000001", text=text, status=status,
+            raw_position=1 << 40,
         )  # fmt: skip
 
     def score(self, parts: dict[str, int] | None = None, missing: Sequence[str] = (), band: str = "low") -> Score:
@@ -81,10 +91,21 @@ class Wards:
             statement=f"NEWS2 of what was measured ({len(measured)} of {count})." if missing else f"NEWS2 {total}.",
         )  # fmt: skip
 
-    def snapshot(self, patient_id: int = 7, *, position: int = (1 << 40) + 100, ward: str = "ICU-A", bed: str = "03",
-                 vitals: dict[str, float] | None = None, extra: Sequence[SignalState] = (), score: Score | None = None,
-                 silent: bool = False, notices: Sequence[str] = (), admitted: bool = True,
-                 as_of_us: int | None = None) -> TwinSnapshot:
+    def snapshot(
+        self,
+        patient_id: int = 7,
+        *,
+        position: int = (1 << 40) + 100,
+        ward: str = "ICU-A",
+        bed: str = "03",
+        vitals: dict[str, float] | None = None,
+        extra: Sequence[SignalState] = (),
+        score: Score | None = None,
+        silent: bool = False,
+        notices: Sequence[str] = (),
+        admitted: bool = True,
+        as_of_us: int | None = None,
+    ) -> TwinSnapshot:
         signals = [self.signal(key, value, age_s=65) for key, value in {**VITALS, **(vitals or {})}.items()]
         signals += [self.signal("consciousness", None, text="A", age_s=900), *extra]
         signals.sort(key=lambda signal: by_key(signal.concept).number)
@@ -99,9 +120,20 @@ class Wards:
             provenance=Provenance("0.1.0", "0123456789abcdef", "vigil-concepts@1", {"news2": "1 sha256:12ab"}),
         )  # fmt: skip
 
-    def measured(self, key: str, value: float | None, at_us: int, *, patient_id: int = 7, text: str = "",
-                 status: ObservationStatus = ObservationStatus.FINAL, source_key: int = 99, device: str = "0009FB01",
-                 position: int = 1 << 40, value_index: int = 0) -> Measured:
+    def measured(
+        self,
+        key: str,
+        value: float | None,
+        at_us: int,
+        *,
+        patient_id: int = 7,
+        text: str = "",
+        status: ObservationStatus = ObservationStatus.FINAL,
+        source_key: int = 99,
+        device: str = "0009FB01",
+        position: int = 1 << 40,
+        value_index: int = 0,
+    ) -> Measured:
         return Measured(
             patient_id=patient_id, concept=by_key(key).number, value=value, text=text, effective_at_us=at_us,
             received_at_us=at_us + 700_000, status=status, source_key=source_key, device=device, feed="monitors",
@@ -210,8 +242,8 @@ class FakeReaders:
 
     async def revisions(self, patient_id: int, concept: int, effective_at_us: int) -> list[Measured]:
         self._ask()
-        return [one for one in self.measurements
-                if (one.patient_id, one.concept, one.effective_at_us) == (patient_id, concept, effective_at_us)]  # fmt: skip
+        wanted = (patient_id, concept, effective_at_us)
+        return [one for one in self.measurements if (one.patient_id, one.concept, one.effective_at_us) == wanted]
 
     async def snapshot(self, key: SnapshotKey) -> KeptSnapshot | None:
         self._ask()
@@ -228,7 +260,9 @@ class FakeReaders:
         bodies = [body for name, body in self.bodies.items() if parse_snapshot_id(name).patient_id == patient_id]
         return max(bodies, key=lambda body: from_bytes(body).position, default=None)
 
-    async def score_history(self, patient_ids: Collection[int], from_us: int, to_us: int) -> dict[int, list[ScorePoint]]:
+    async def score_history(
+        self, patient_ids: Collection[int], from_us: int, to_us: int
+    ) -> dict[int, list[ScorePoint]]:
         self._ask()
         return {
             patient_id: [point for point in self.score_rows.get(patient_id, []) if from_us <= point.at_us < to_us]
@@ -273,10 +307,21 @@ class Clinic(NamedTuple):
         while time.monotonic() < deadline:
             await asyncio.sleep(0.02)
             held = {p: context.ward.twin(p) for p in self.live.latest}
-            if all(twin and twin.body == self.live.latest[p] for p, twin in held.items()) and not context.board._dirty:
+            is_taken = all(twin and twin.body == self.live.latest[p] for p, twin in held.items())
+            asked = {p for p, twin in held.items() if p in self.readers.persons and twin and twin.snapshot.is_admitted}
+            is_named = not self.readers.is_available or all(context.board.person(p) for p in asked)
+            if is_taken and is_named and not context.board._dirty:
                 await asyncio.sleep(0.05)
                 return
         raise AssertionError("the clinic did not take what was published")
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("waited 5 s in vain")
 
 
 @pytest.fixture
@@ -311,8 +356,7 @@ async def clinic(clinic_settings: Settings, manual_clock: ManualClock, readers: 
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        while not app.state.context.ward.is_filled:
-            await asyncio.sleep(0.005)
+        await _until(lambda: app.state.context.ward.is_filled)
         yield Clinic(client, app, live, readers)
 
 
@@ -346,5 +390,3 @@ def serve(clinic_settings: Settings, readers: FakeReaders) -> Iterator[Callable[
     yield start
     for stop in running:
         stop()
-
-

@@ -24,9 +24,11 @@ class Receiver:
         self.answer: Answer = answer or (lambda _, body: acknowledge(body))
         self.hang_up_after: set[int] = set()
         self.port = 0
+        self._arrived = asyncio.Event()
         self.connections = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
 
     async def start(self) -> Receiver:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -39,17 +41,27 @@ class Receiver:
         for writer in list(self._writers):
             writer.transport.abort()
         await self._server.wait_closed()
-        while self._writers:
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*self._handlers)
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until so many bodies have arrived."""
+        while len(self.bodies) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
         try:
             while True:
                 block = await reader.readuntil(b"\x1c\r")
                 assert block[:1] == b"\x0b"
                 self.bodies.append(block[1:-2])
+                self._arrived.set()
                 number = len(self.bodies)
                 if number in self.hang_up_after:
                     return

@@ -106,8 +106,7 @@ async def test_a_sender_survives_restarts_of_its_receiver(receiver) -> None:
         feeding = asyncio.create_task(feed())
         for _ in range(3):
             target = len(receiver.bodies) + 20
-            while len(receiver.bodies) < target:
-                await asyncio.sleep(0.001)
+            await receiver.wait_for(target)
             await receiver.stop()
             await asyncio.sleep(0.05)
             await receiver.start()

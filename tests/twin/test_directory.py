@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interop.hl7v2 import Header, Identifier, Message, PatientIdentity, Reading, Visit
+from interop.hl7v2 import Header, Identifier, Message, PatientIdentity, Reading, Visit, decode
 from stores import clinical
 from stores.database import Connection, connect, migrate
 from twin.beds import bed_subject
@@ -328,7 +330,40 @@ def test_text_that_the_database_cannot_hold_is_made_holdable():
     assert ward.in_bed(Place("I\x00", "", "1", ""), 5) == 1
 
 
-# -- the same after a restart, and as known at ----------------------------------------------------------------------
+WIRE = """MSH|^~\\&|ADT|H|||20260101100000||ADT^{trigger}|{control}|P|2.6
+EVN||{at}
+PID|||{number}^^^HOSP^MR||Doe^Jane||19610131|F
+{more}PV1||I|ICU^1^{bed}^H||||||||||||||||V1
+"""
+
+
+def wired(trigger, number, bed, at, more=""):
+    text = WIRE.format(trigger=trigger, control=f"{trigger}{at}", number=number, bed=bed, at=at, more=more)
+    return decode(text.replace("\n", "\r").encode(), UTC)
+
+
+def test_messages_as_they_come_off_the_wire_are_applied():
+    ward = Ward()
+    assert isinstance(ward.tell(wired("A01", "1", "A", "20260101100000")), Applied)
+    moved = ward.tell(wired("A02", "1", "B", "20260101110000")).events[0]
+    at = datetime(2026, 1, 1, 11, tzinfo=UTC)
+    assert (moved.movement, moved.place, moved.at_us) == (Movement.TRANSFER, B, round(at.timestamp()) * SECOND)
+    merged = ward.tell(wired("A40", "2", "B", "20260101120000", "MRG|1^^^HOSP^MR\n")).events
+    assert (merged[0].survivor_id, merged[0].retired_id, merged[1].encounter_id) == (2, 1, 1)
+    assert ward.who("1").patient_id == 2
+    assert ward.tell(wired("A03", "1", "B", "20260101130000")).events[0].patient_id == 2
+
+
+@pytest.mark.shared_data
+def test_other_peoples_adt_messages_are_applied_or_refused_with_a_reason(shared_data):
+    ward, outcomes = Ward(), Counter()
+    for path in sorted((shared_data / "hl7v2").rglob("*.hl7")):
+        told = decode(path.read_bytes(), UTC)
+        if isinstance(told, Message) and (told.movement is not None or told.is_merge):
+            answer = ward.tell(told)
+            outcomes[answer.reason if isinstance(answer, Rejected) else "applied"] += 1
+    assert outcomes["applied"] >= 0.8 * outcomes.total() > 0, outcomes
+
 
 numbers = st.sampled_from(["1", "2", "3", "4"])
 told_messages = st.builds(

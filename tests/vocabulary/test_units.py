@@ -155,14 +155,14 @@ def test_units_lhc_lists_for_loinc_are_valid(shared_data: Path) -> None:
         ("3", "B", "1", "1000"),
         ("20", "dB", "1", "100"),
         ("6", "dB[V]", "B[V]", "0.6"),
-        ("1", "dyn.s/cm5", "[wood'U]", "0.01250"),
     ],
 )
 def test_published_conversions(value: str, from_unit: str, to_unit: str, expected: str) -> None:
-    found = convert(Decimal(value), from_unit, to_unit)
-    assert abs(found - Fraction(expected)) <= abs(Fraction(expected)) / 10**4 if "wood" in to_unit else True
-    if "wood" not in to_unit:
-        assert found == Fraction(expected)
+    assert convert(Decimal(value), from_unit, to_unit) == Fraction(expected)
+
+
+def test_eighty_dynes_are_one_wood_unit() -> None:
+    assert convert(80.0, "dyn.s/cm5", "[wood'U]") == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""The ward board: what it shows, and that each change is rendered once for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+
+from clinic.broadcast import Viewer
+from clinic.questions import Person, ScorePoint, Stay
+from vocabulary.snapshot import canonical_bytes
+
+
+def _events(viewer: Viewer, name: str) -> list[dict]:
+    found = []
+    while viewer._queue.qsize():
+        event = viewer._queue.get_nowait()
+        assert event is not None
+        head, data = event.decode().strip().split("\n")
+        if head == f"event: {name}":
+            found.append(json.loads(data.removeprefix("data: ")))
+    return found
+
+
+async def test_the_board_shows_every_bed_with_score_in_words(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7, score=wards.score({"respiratory_rate": 3, "heart_rate": 4}, band="high")))
+    clinic.live.publish(wards.snapshot(8, ward="MED-3", bed="11"))
+    await clinic.settle()
+    page = (await clinic.client.get("/")).text
+    assert "Hansen, Ingrid" in page
+    assert "O&#39;Neil, Tom" in page
+    assert "High" in page
+    assert ">7</span>" in page
+    assert "Informs; is not a primary alarm." in page
+    assert "synthetic" in page.split('id="bed-7"')[1].split("</tr>")[0]
+    assert "synthetic" not in page.split('id="bed-8"')[1].split("</tr>")[0]
+
+
+async def test_sickest_first_or_by_bed_and_one_ward_only(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(8, bed="01"))
+    clinic.live.publish(wards.snapshot(7, bed="02", score=wards.score({"heart_rate": 3}, band="low-medium")))
+    clinic.live.publish(wards.snapshot(9, ward="MED-3"))
+    await clinic.settle()
+    sick = (await clinic.client.get("/")).text
+    bed = (await clinic.client.get("/?sort=bed")).text
+    assert sick.index("bed-7") < sick.index("bed-8")
+    assert bed.index("bed-8") < bed.index("bed-7")
+    ward = (await clinic.client.get("/wards/MED-3")).text
+    assert "bed-9" in ward
+    assert "bed-7" not in ward
+
+
+async def test_a_name_that_is_markup_is_text(clinic, wards) -> None:
+    clinic.readers.persons[7] = Person(7, "<script>alert(1)</script>", '"><img src=x>', "1950-01-01", "male")
+    hostile = wards.snapshot(7, ward="<b>W</b>", bed='"><i>', notices=["<u>n</u>"])
+    clinic.live.publish(hostile)
+    await clinic.settle()
+    for path in ("/", "/patients/7", "/wards/%3Cb%3EW%3C%2Fb%3E"):
+        page = (await clinic.client.get(path)).text
+        assert "<script>alert" not in page
+        for tag in ("<img", "<b>W", "<u>n", '"><i>'):
+            assert tag not in page, (path, tag)
+    assert "&lt;script&gt;" in (await clinic.client.get("/")).text
+
+
+async def test_only_changed_beds_are_sent(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    clinic.live.publish(wards.snapshot(8))
+    await clinic.settle()
+    viewer = clinic.app.state.context.hub.join(["wards"])
+    clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 200, vitals={"heart_rate": 111.0}))
+    clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 200))  # a heartbeat: nothing new
+    await clinic.settle()
+    events = _events(viewer, "beds")
+    assert [[bed["id"] for bed in event["beds"]] for event in events] == [[8]]
+    assert "111" in events[0]["beds"][0]["html"]
+
+
+async def test_one_rendering_serves_every_viewer(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    context = clinic.app.state.context
+    viewers = [context.hub.join(["wards"]) for _ in range(100)] + [context.hub.join(["ward:ICU-A"]) for _ in range(100)]
+    before = context.board.renders
+    for step in range(5):
+        clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 200 + step, vitals={"heart_rate": 90.0 + step}))
+        await clinic.settle()
+    assert context.board.renders == before + 5
+    seen = [[event["beds"][0]["html"] for event in _events(viewer, "beds")] for viewer in viewers]
+    assert all(htmls == seen[0] for htmls in seen)
+    assert len(seen[0]) == 5
+
+
+async def test_a_page_view_renders_no_bed(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    board = clinic.app.state.context.board
+    before = board.renders
+    for _ in range(10):
+        await clinic.client.get("/")
+    assert board.renders == before
+
+
+async def test_a_transfer_leaves_one_ward_and_enters_the_other(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7, ward="ICU-A"))
+    await clinic.settle()
+    hub = clinic.app.state.context.hub
+    old, new, everywhere = hub.join(["ward:ICU-A"]), hub.join(["ward:MED-3"]), hub.join(["wards"])
+    clinic.live.publish(wards.snapshot(7, ward="MED-3", position=(1 << 40) + 300))
+    await clinic.settle()
+    assert [(event["gone"], event["beds"]) for event in _events(old, "beds")] == [([7], [])]
+    assert [bed["id"] for event in _events(new, "beds") for bed in event["beds"]] == [7]
+    [event] = _events(everywhere, "beds")
+    assert event["gone"] == []
+    assert [bed["id"] for bed in event["beds"]] == [7]
+
+
+async def test_a_discharged_patient_leaves_the_board_but_keeps_a_page(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    viewer = clinic.app.state.context.hub.join(["wards"])
+    clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 300, admitted=False))
+    await clinic.settle()
+    assert [event["gone"] for event in _events(viewer, "beds")] == [[7]]
+    assert "bed-7" not in (await clinic.client.get("/")).text
+    assert "not in a bed now" in (await clinic.client.get("/patients/7")).text
+
+
+async def test_an_open_stay_without_a_snapshot_is_on_the_board(clinic, wards, readers) -> None:
+    readers.open_stays = [Stay(8, "ICU-A", "09")]
+    context = clinic.app.state.context
+    await context.board._read_stays()
+    context.board.paint()
+    page = (await clinic.client.get("/")).text
+    assert "Waiting for the first snapshot." in page
+    clinic.live.publish(wards.snapshot(8, bed="09"))
+    await clinic.settle()
+    assert "Waiting for the first snapshot." not in (await clinic.client.get("/")).text
+
+
+async def test_an_older_snapshot_never_replaces_a_newer_one(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 500, vitals={"heart_rate": 99.0}))
+    await clinic.settle()
+    ward = clinic.app.state.context.ward
+    assert not ward.take(canonical_bytes(wards.snapshot(7, position=(1 << 40) + 499, vitals={"heart_rate": 55.0})))
+    assert not ward.take(b"not a snapshot")
+    assert ward.undecodable == 1
+    assert ">99<" in (await clinic.client.get("/")).text
+
+
+async def test_a_heartbeat_of_the_same_position_moves_the_clock(clinic, wards) -> None:
+    first = wards.snapshot(7)
+    clinic.live.publish(first)
+    await clinic.settle()
+    clinic.live.publish(msgspec.structs.replace(first, as_of_us=first.as_of_us + 10_000_000))
+    await clinic.settle()
+    assert clinic.app.state.context.ward.log_time_us() == first.as_of_us + 10_000_000
+
+
+async def test_staleness_silence_and_notices_are_told_in_words(clinic, wards) -> None:
+    snapshot = wards.snapshot(7, silent=True, notices=["No approved model: NEWS2 is shown."])
+    stale = [
+        msgspec.structs.replace(signal, is_stale=True) if signal.concept == "body_temperature" else signal
+        for signal in snapshot.signals
+    ]
+    clinic.live.publish(msgspec.structs.replace(snapshot, signals=stale))
+    await clinic.settle()
+    row = (await clinic.client.get("/")).text.split('id="bed-7"')[1].split("</tr>")[0]
+    assert "lab silent" in row
+    assert "No approved model: NEWS2 is shown." in row
+    assert 'class="vital body_temperature stale"' in row
+    assert f'data-at="{stale[0].effective_at_us}"' in row
+
+
+async def test_a_viewer_that_lags_is_let_go_and_the_others_stay(clinic, wards) -> None:
+    hub = clinic.app.state.context.hub
+    slow, quick = hub.join(["wards"]), hub.join(["wards"])
+    for number in range(200):
+        hub.send(["wards"], b"event: x\ndata: %d\n\n" % number)
+        await quick.take()
+    assert slow.is_ended
+    assert not quick.is_ended
+    assert slow._queue.qsize() <= 65
+
+
+async def test_the_trend_is_filled_from_kept_snapshots(clinic, wards, readers) -> None:
+    readers.score_rows[7] = [
+        ScorePoint(wards.now_us - minute * 60_000_000, 9.0, "high") for minute in range(100, 0, -1)
+    ]
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    for _ in range(100):
+        if "highest 9" in (await clinic.client.get("/")).text:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the past never reached the sparkline")
+
+
+async def test_the_board_lives_on_without_the_database(clinic, wards, readers) -> None:
+    readers.is_available = False
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    page = await clinic.client.get("/")
+    assert page.status_code == 200
+    assert "84" in page.text
+    ready = await clinic.client.get("/ready")
+    assert (ready.status_code, ready.json()["database"]) == (503, False)
+    patient = await clinic.client.get("/patients/7")
+    assert patient.status_code == 200
+    assert "The database does not answer" in patient.text
+
+
+async def test_everything_is_taken_anew_when_the_bus_comes_back(clinic, wards) -> None:
+    clinic.live.is_connected = False
+    context = clinic.app.state.context
+    assert not context.ward.is_connected
+    await asyncio.sleep(0.6)
+    clinic.live.latest[7] = canonical_bytes(wards.snapshot(7))  # published while we were away
+    clinic.live.is_connected = True
+    for _ in range(150):
+        if context.ward.twin(7):
+            break
+        await asyncio.sleep(0.02)
+    assert context.ward.twin(7) is not None
+    assert context.ward.is_connected
