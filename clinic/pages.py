@@ -30,7 +30,7 @@ def page_router(context: Context) -> APIRouter:
             ward=ward,
             wards=board.wards(),
             sort=order,
-            version=board.version,
+            state=board.state,
             house_html=board.house_html,
             **_frame(context),
         )

@@ -8,6 +8,7 @@ Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), on
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Board:
         self.house: House | None = None
         self.house_html = ""
         self.version = 0
+        self._process = f"{os.getpid()}.{clock.now_us()}"
         self.renders = 0
         ward.on_change(self.touch)
 
@@ -101,10 +103,20 @@ class Board:
             counts[bed.row.ward] = counts.get(bed.row.ward, 0) + 1
         return sorted(counts.items())
 
-    def repaint_event(self, ward: str | None, since: int) -> bytes:
-        """Return what a viewer who saw the board at version `since` needs to see it as it is."""
+    @property
+    def state(self) -> str:
+        """Return what a page carries to say which board it was rendered from: this process's, at this version."""
+        return f"{self._process}.{self.version}"
+
+    def repaint_event(self, ward: str | None, since: str) -> bytes:
+        """Return what a viewer who saw the board in state `since` needs to see it as it is.
+
+        The versions of another process say nothing about this one's: then every bed is sent.
+        """
+        process, _, version = since.rpartition(".")
+        seen = int(version) if process == self._process and version.isdigit() else -1
         beds = self.beds(ward)
-        changed = [bed for bed in beds if bed.version > since]
+        changed = [bed for bed in beds if bed.version > seen]
         return self._event(changed, [], everyone=[bed.row.patient_id for bed in beds])
 
     def paint(self) -> list[int]:

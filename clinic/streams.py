@@ -40,7 +40,7 @@ def stream_router(context: Context) -> APIRouter:
     router = APIRouter(prefix="/streams")
 
     @router.get("/board")
-    async def board(ward: str | None = None, since: int = -1) -> StreamingResponse:
+    async def board(ward: str | None = None, since: str = "") -> StreamingResponse:
         # Joined before the first event is made, so that no change falls between the two.
         viewer = context.hub.join([ALL_WARDS if ward is None else ward_topic(ward)])
         return _stream(context, viewer, [context.board.pulse(), context.board.repaint_event(ward, since)])

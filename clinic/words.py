@@ -42,6 +42,7 @@ _UNIT_PARTS = (
     ("cm[H2O]", "cmH₂O"),
     ("[pH]", ""),
     ("[iU]", "IU"),
+    ("[IU]", "IU"),
     ("[degF]", "°F"),
     ("Cel", "°C"),
     ("10*3", "10³"),
@@ -49,6 +50,8 @@ _UNIT_PARTS = (
     ("10*9", "10⁹"),
     ("10*12", "10¹²"),
 )
+
+_NO_BRACKETS = str.maketrans("", "", "[]")
 
 _BANDS = {"low": "Low", "low-medium": "Low–medium", "medium": "Medium", "high": "High"}
 
@@ -93,6 +96,7 @@ def unit_text(unit: str) -> str:
     text = _ANNOTATION.sub("", unit)
     for ucum, written in _UNIT_PARTS:
         text = text.replace(ucum, written)
+    text = text.translate(_NO_BRACKETS)
     return _MICRO.sub("µ", text)
 
 

@@ -2,8 +2,8 @@
 
 Here: arguments, a line of progress, exit status.
 Not here: anything worth importing.
-Exit status: 0 everything acknowledged, 1 something refused or unanswered, 2 wrong arguments, 3 no listener or no
-recording.
+Exit status: 0 everything answered (refusals are counted in the summary: a ward sends rubbish on purpose), 1 something
+unanswered, 2 wrong arguments, 3 no listener or no recording.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _summary(transcript: Transcript, seconds: float) -> int:
         "seconds": round(seconds, 3),
     }
     print(json.dumps(summary))
-    return 0 if len(transcript.accepted()) == len(transcript) else 1
+    return 1 if transcript.unanswered() else 0
 
 
 async def _run(options: argparse.Namespace) -> Transcript:
@@ -126,7 +126,8 @@ async def _run(options: argparse.Namespace) -> Transcript:
     start_us = now_us - round(hours * 3.6e9 * (1 - 1 / options.speed))
     clock = ScaledClock(start_us, now_us, options.speed)
     if options.clock is not None:
-        clock = ScaledClock(*options.clock, options.speed)
+        origin_us, started_at_us = options.clock
+        clock = ScaledClock(origin_us, started_at_us, options.speed)
         start_us = clock.now_us()
     source: Iterable[Timed]
     if options.command == "ward":

@@ -18,6 +18,7 @@ from hospital.codes import DEVICE_METRICS
 from hospital.courses import Condition, Course, CourseKind, Wander
 from hospital.messages import Bed, DeviceValue, Header, Person, Visit, adt, device_report, timestamp
 from hospital.monitors import GATEWAY, READINGS
+from hospital.outgoing import run_code
 from hospital.patients import invent
 from hospital.sender import MllpSender, Patience, Transcript
 from vocabulary.clock import Clock, SystemClock
@@ -62,13 +63,13 @@ class BedLoad:
         self._number = number
         self._sent = 0
         self.bed = Bed(f"LOAD-{number // BEDS_A_WARD + 1:02d}", f"{number % BEDS_A_WARD + 1:02d}", "1", FACILITY)
-        self._visit = Visit(f"V{number:06d}", self.bed, admitted_at_us=admitted_at_us)
+        self._visit = Visit(f"V{number:06d}-{run_code(admitted_at_us)}", self.bed, admitted_at_us=admitted_at_us)
         self.admitted_at_us = admitted_at_us
         self._template = self._encode()
 
     def admission(self) -> bytes:
         """Return the A01 that must be acknowledged before the load begins."""
-        control_id = f"LA{self._number:05d}-{self.admitted_at_us // 1_000_000}"
+        control_id = f"LA{self._number:05d}-{run_code(self.admitted_at_us)}"
         header = Header("LOAD_ADT", FACILITY, control_id, self.admitted_at_us)
         return adt("A01", header, self.patient.person(), self._visit, self.admitted_at_us)
 
@@ -88,7 +89,7 @@ class BedLoad:
 
     def message(self, at_us: int) -> tuple[str, bytes]:
         """Return the next message's control id and bytes, sampled at `at_us`."""
-        control_id = f"L{self._number:05d}-{self._sent:07d}-{self.admitted_at_us // 1_000_000 % 10_000_000}"
+        control_id = f"L{self._number:05d}-{run_code(self.admitted_at_us)}-{self._sent:06d}"
         self._sent += 1
         hours = (at_us - self.admitted_at_us) / 3.6e9
         condition: Condition = self._wander.around(self._course.at(hours, 12.0), hours)

@@ -109,6 +109,7 @@ class Result(NamedTuple):
     code_system: str = "LN"
     coded: tuple[str, str, str] | None = None  # OBX-5 as CWE (code, display, system)
     unit_system: str = "UCUM"
+    alternate: tuple[str, str, str] | None = None  # OBX-3.4 to 3.6: the same thing in another code system
 
 
 class Order(NamedTuple):
@@ -271,10 +272,13 @@ def report(header: Header, person: Person, visit: Visit, order: Order, results: 
 
 def _result(number: int, result: Result, zone: tzinfo | None) -> str:
     value = "^".join(escape(part) for part in result.coded) if result.coded else escape(result.text)
+    code = f"{escape(result.code)}^{escape(result.name)}^{result.code_system}"
+    if result.alternate:
+        code += "^" + "^".join(escape(part) for part in result.alternate)
     fields = {
         1: str(number),
         2: "CWE" if result.coded else result.value_type,
-        3: f"{escape(result.code)}^{escape(result.name)}^{result.code_system}",
+        3: code,
         4: escape(result.sub_id),
         5: value,
         6: f"{escape(result.unit)}^{escape(result.unit)}^{result.unit_system}" if result.unit else "",

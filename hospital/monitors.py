@@ -7,9 +7,10 @@ Source: IHE PCD-01 (OBX-4 containment, OBX-18 EUI-64); the cuff goes off every 1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from hospital.chance import named
 from hospital.codes import DEGREE_FAHRENHEIT, DEVICE_METRICS, DeviceUnit
 from hospital.courses import Condition
 from hospital.faults import Fault
@@ -166,3 +167,12 @@ class BedMonitor:
             Fault.UNKNOWN_CODE: plain._replace(code=("90001", "VENDOR_INDEX", "99SYNTH")),
         }
         return artefacts[fault]
+
+
+def mount(number: int, bed: Bed, seed: int, allowed: Collection[Fault]) -> BedMonitor:
+    """Return the monitor of a ward's `number`-th bed: of each four, one has a wrong clock, one knows only its bed."""
+    rng = named(seed, "monitor", number)
+    is_skewed = Fault.SKEWED_CLOCK in allowed and number % 4 == 1
+    skew_s = rng.choice((-1, 1)) * rng.uniform(60, 240) if is_skewed else 0.0
+    knows_patient = not (Fault.BED_ONLY in allowed and number % 4 == 2)
+    return BedMonitor(bed, f"0011EEFFFE{number:06X}", skew_s=skew_s, knows_patient=knows_patient)

@@ -6,7 +6,22 @@ Not here: what was acknowledged (sender.Transcript), what was made wrong on purp
 
 from __future__ import annotations
 
+import string
 from typing import NamedTuple
+
+_DIGITS = string.digits + string.ascii_uppercase
+
+
+def run_code(start_us: int) -> str:
+    """Return a run's start as six letters and digits, to the second.
+
+    Part of control ids and visit numbers: the same recording played again later is not a conflict with the first time.
+    """
+    seconds, code = start_us // 1_000_000, ""
+    while seconds or not code:
+        seconds, digit = divmod(seconds, 36)
+        code = _DIGITS[digit] + code
+    return code.rjust(6, "0")
 
 
 class Sent(NamedTuple):

@@ -298,10 +298,13 @@ class MllpSender:
         return self.patience.acknowledgement_s - waited_s
 
     def _place_of(self, control_id: str) -> int | None:
-        """Return which message in flight is meant. A receiver that could not read MSH-10 answers without one."""
+        """Return which message in flight is meant, if any."""
         in_flight = [self._unanswered[place].control_id for place in range(self._in_flight)]
         if control_id in in_flight:
             return in_flight.index(control_id)
+        # What a damaged header is read as is the receiver's affair: the answer is for the message without an id.
+        if "" in in_flight:
+            return in_flight.index("")
         return 0 if not control_id and in_flight else None
 
     def _take(self, answer: bytes) -> None:

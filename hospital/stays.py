@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hospital.messages import Bed, Header, Identifier, Order, Person, Result, Visit, adt, report
-from hospital.outgoing import Sent, Timed
+from hospital.outgoing import Sent, Timed, run_code
 from vocabulary.errors import VigilError
 
 AUTHORITY = "PHYSIONET2012"
@@ -40,6 +40,7 @@ class Parameter(NamedTuple):
     unit: str  # UCUM
     feed: str
     system: str = "LN"
+    alternate: tuple[str, str, str] | None = None
 
 
 LOCAL_SYSTEM = "99PN2012"
@@ -61,8 +62,17 @@ PARAMETERS = {
         Parameter("NIDiasABP", "76535-4", "Diastolic blood pressure by Noninvasive", "mm[Hg]", _M),
         Parameter("NIMAP", "76536-2", "Mean blood pressure by Noninvasive", "mm[Hg]", _M),
         Parameter("FiO2", "3150-0", "Inhaled oxygen concentration", "1", _M),  # a fraction, 0 to 1
-        # No LOINC term says only "is ventilated": a code of the sender's own, as real interfaces use (HL7 table 0396).
-        Parameter("MechVent", "MechVent", "Mechanical ventilation respiration", "1", _M, LOCAL_SYSTEM),
+        # No LOINC term says only "is ventilated": a code of the sender's own (HL7 table 0396), with the receiver's as
+        # alternate, which is what an interface specification between two hospitals' systems agrees on.
+        Parameter(
+            "MechVent",
+            "MechVent",
+            "Mechanical ventilation respiration",
+            "1",
+            _M,
+            LOCAL_SYSTEM,
+            ("mechanical_ventilation", "On mechanical ventilation", "99VIGIL"),
+        ),
         Parameter("Urine", "9187-6", "Urine output", "mL", _M),
         Parameter("Albumin", "1751-7", "Albumin [Mass/volume] in Serum or Plasma", "g/dL", _L),
         Parameter("ALP", "6768-6", "Alkaline phosphatase [Enzymatic activity/volume] in Serum or Plasma", "[IU]/L", _L),
@@ -204,9 +214,9 @@ def _read_archive(source: Path) -> Iterator[Record]:
         raise RecordingError(f"{source} is not a readable tar archive ({type(error).__name__})") from error
 
 
-def control_id(record_id: str, minute: int, feed: str) -> str:
-    """Return MSH-10 of the message that carries a minute's values of one feed."""
-    return f"P{record_id}-{minute:04d}{feed[0].upper()}"
+def control_id(record_id: str, start_us: int, minute: int, feed: str) -> str:
+    """Return MSH-10 of the message that carries a minute's values of one feed, for a stay that began at `start_us`."""
+    return f"P{record_id}-{run_code(start_us)}-{minute:04d}{feed[0].upper()}"
 
 
 def stay_messages(record: Record, start_us: int, bed: Bed) -> Iterator[Timed]:
@@ -216,8 +226,8 @@ def stay_messages(record: Record, start_us: int, bed: Bed) -> Iterator[Timed]:
     message, in the file's order; a parameter that occurs twice in it gets OBX-4 1, 2, …
     """
     person = Person((Identifier(record.record_id, AUTHORITY),), sex=record.sex)
-    visit = Visit(f"V{record.record_id}", bed, admitted_at_us=start_us)
-    yield _admission("A01", record, person, visit, start_us)
+    visit = Visit(f"V{record.record_id}-{run_code(start_us)}", bed, admitted_at_us=start_us)
+    yield _admission("A01", record, person, visit, start_us, start_us)
     rows = sorted(record.rows, key=lambda row: (row.minute, PARAMETERS[row.parameter].feed != _M))
     for (minute, feed), group in groupby(rows, key=lambda row: (row.minute, PARAMETERS[row.parameter].feed)):
         at_us = start_us + minute * MINUTE_US
@@ -235,22 +245,23 @@ def stay_messages(record: Record, start_us: int, bed: Bed) -> Iterator[Timed]:
                     sub_id=str(seen[row.parameter]),
                     effective_at_us=at_us,
                     code_system=parameter.system,
+                    alternate=parameter.alternate,
                 )
             )
-        identity = control_id(record.record_id, minute, feed)
+        identity = control_id(record.record_id, start_us, minute, feed)
         header = Header(f"PN2012_{feed.upper()}", FACILITY, identity, at_us)
         order = Order(identity, *_PANEL[feed], observed_at_us=at_us, reported_at_us=at_us)
         sent = tuple(Sent(i, r.code, r.code_system, r.text, r.unit, at_us, r.status) for i, r in enumerate(results))
         yield Timed(at_us, feed, identity, report(header, person, visit, order, results), record.record_id, sent)
     leaves_us = start_us + (STAY_MINUTES + 1) * MINUTE_US
-    yield _admission("A03", record, person, visit._replace(discharged_at_us=leaves_us), leaves_us)
+    yield _admission("A03", record, person, visit._replace(discharged_at_us=leaves_us), leaves_us, start_us)
 
 
 _PANEL = {_M: ("8716-3", "Vital signs"), _L: ("26436-6", "Laboratory studies")}
 
 
-def _admission(trigger: str, record: Record, person: Person, visit: Visit, at_us: int) -> Timed:
-    identity = f"P{record.record_id}-{trigger}"
+def _admission(trigger: str, record: Record, person: Person, visit: Visit, at_us: int, start_us: int) -> Timed:
+    identity = f"P{record.record_id}-{run_code(start_us)}-{trigger}"
     body = adt(trigger, Header("PN2012_ADT", FACILITY, identity, at_us), person, visit, at_us)
     return Timed(at_us, "adt", identity, body, record.record_id)
 
@@ -293,7 +304,7 @@ def expected_values(record: Record, start_us: int) -> list[Expected]:
                 parameter.code if parameter.system == "LN" else "",
                 text,
                 parameter.unit,
-                control_id(record.record_id, minute, parameter.feed),
+                control_id(record.record_id, start_us, minute, parameter.feed),
                 values_so_far[place],
                 str(same_so_far[minute, name]),
                 parameter.feed,

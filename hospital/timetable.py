@@ -17,9 +17,9 @@ from hospital.courses import Condition, Course, CourseKind, Wander
 from hospital.faults import Fault, FaultPlan
 from hospital.laboratory import Specimen, amended, chart_report, draw, laboratory_report
 from hospital.messages import Bed, Header, Identifier, Person, adt, merge
-from hospital.monitors import BedMonitor
+from hospital.monitors import BedMonitor, mount
 from hospital.occupancy import HOUR_US, MARGIN_US, MINUTE_US, Occupancy
-from hospital.outgoing import Timed
+from hospital.outgoing import Timed, run_code
 from hospital.patients import AUTHORITY, Patient, invent
 
 ADT, MONITORS, LAB = "adt", "monitors", "lab"
@@ -72,19 +72,23 @@ class Timetable:
         self._entries = 0
         self._patients = 0
         self._messages = 0
+        self._run = run_code(start_us)
+        self._departures = 0
         self._held: dict[Bed, list[Timed]] = {}  # what the network keeps back during an outage
         self._last: Timed | None = None  # a message that went out whole, for a later one to borrow its control id
-        self._monitors = {bed: self._mount(number, bed) for number, bed in enumerate(beds)}
+        self._monitors = {bed: mount(number, bed, seed, plan.allowed) for number, bed in enumerate(beds)}
         self._free = list(beds[taken:])
         length_us = end_us - start_us
         for number, bed in enumerate(beds[:taken]):
             arrival_us = start_us + round(self._rng.uniform(0, 4) * MINUTE_US)
             self._plan(arrival_us, self._arrival(bed, with_history=True, number=number))
         if self._free and length_us >= HOUR_US:
-            self._plan(start_us + round(self._rng.uniform(0.1, 0.25) * length_us), self._john_doe)
+            self._plan(
+                start_us + round(self._rng.uniform(0.1, 0.25) * length_us), self._when_a_bed_is_free(self._john_doe)
+            )
         if self._free and length_us >= 2 * HOUR_US:
-            self._plan(start_us + round(0.45 * length_us), self._mistaken_admission)
-            self._plan(start_us + round(0.6 * length_us), self._transfer)
+            self._plan(start_us + round(0.45 * length_us), self._when_a_bed_is_free(self._mistaken_admission))
+            self._plan(start_us + round(0.6 * length_us), self._when_a_bed_is_free(self._transfer))
 
     def __iter__(self) -> Iterator[Timed]:
         while self._calendar and self._calendar[0][0] < self.end_us:
@@ -100,14 +104,7 @@ class Timetable:
 
     def _control_id(self, prefix: str) -> str:
         self._messages += 1
-        return f"{prefix}{self.seed:X}-{self._messages:07d}"
-
-    def _mount(self, number: int, bed: Bed) -> BedMonitor:
-        rng = named(self.seed, "monitor", number)
-        is_skewed = Fault.SKEWED_CLOCK in self.plan.allowed and number % 4 == 1
-        skew_s = rng.choice((-1, 1)) * rng.uniform(60, 240) if is_skewed else 0.0
-        knows_patient = not (Fault.BED_ONLY in self.plan.allowed and number % 4 == 2)
-        return BedMonitor(bed, f"0011EEFFFE{number:06X}", skew_s=skew_s, knows_patient=knows_patient)
+        return f"{prefix}{self.seed:X}-{self._run}-{self._messages:06d}"
 
     # Arrivals and departures
 
@@ -145,7 +142,7 @@ class Timetable:
             patient=patient,
             course=Course(kind, patient, rng),
             wander=Wander(named(self.seed, "wander", patient.number)),
-            visit_number=f"V{patient.number:06d}",
+            visit_number=f"V{patient.number:05d}-{self._run}",
             admitted_at_us=admitted_at_us,
             bed=bed,
             monitor_from_us=at_us + MARGIN_US,
@@ -169,7 +166,8 @@ class Timetable:
             stay.is_gone = True
             yield from self._release(stay.bed, at_us)
             yield self._adt("A03", stay, at_us, at_us, discharged_at_us=at_us)
-            if self._rng.random() < 0.1:  # the taxi did not come: A13, and out again an hour later
+            self._departures += 1
+            if self._departures == 1 or self._rng.random() < 0.1:  # no taxi: A13, and out again an hour later
                 self._plan(at_us + 10 * MINUTE_US, lambda later_us: [self._adt("A13", stay, later_us, later_us)])
                 self._plan(
                     at_us + HOUR_US,
@@ -178,13 +176,23 @@ class Timetable:
                 self._plan(at_us + HOUR_US, lambda _: self._vacate(stay.bed))
             else:
                 self._vacate(stay.bed)
-            if self._free:
-                bed = self._free.pop(0)
-                self._plan(
-                    at_us + round(self._rng.uniform(70, 120) * MINUTE_US), self._arrival(bed, with_history=False)
-                )
+            self._plan(at_us + round(self._rng.uniform(70, 120) * MINUTE_US), self._next_patient)
 
         return depart
+
+    def _next_patient(self, at_us: int) -> Iterable[Timed]:
+        return self._arrival(self._free.pop(0), with_history=False)(at_us) if self._free else ()
+
+    def _when_a_bed_is_free(self, action: Action) -> Action:
+        """Return the action, put off by a quarter of an hour as long as every bed is taken."""
+
+        def wait(at_us: int) -> Iterable[Timed]:
+            if self._free:
+                return action(at_us)
+            self._plan(at_us + 15 * MINUTE_US, wait)
+            return ()
+
+        return wait
 
     def _vacate(self, bed: Bed) -> tuple[Timed, ...]:
         self._free.append(bed)
@@ -208,8 +216,6 @@ class Timetable:
 
     def _john_doe(self, at_us: int) -> Iterator[Timed]:
         """Admit somebody whose name nobody knows; an hour later his papers are found (A40)."""
-        if not self._free:
-            return
         self._patients += 1
         patient = invent(self._patients, named(self.seed, "patient", self._patients), self.start_us)
         stay = self._admit(patient, CourseKind.BLEEDING, self._free.pop(0), at_us, at_us)
@@ -229,15 +235,20 @@ class Timetable:
 
     def _mistaken_admission(self, at_us: int) -> Iterator[Timed]:
         """Admit somebody to the wrong hospital and take it back (A11)."""
-        if not self._free:
-            return
         bed = self._free.pop(0)
         self._patients += 1
         patient = invent(self._patients, named(self.seed, "patient", self._patients), self.start_us)
         rng = named(self.seed, "course", patient.number)
         course, wander = Course(CourseKind.STABLE, patient, rng), Wander(rng)
         stay = Occupancy(
-            patient, course, wander, f"V{patient.number:06d}", at_us, bed, self.end_us, person=patient.person()
+            patient,
+            course,
+            wander,
+            f"V{patient.number:05d}-{self._run}",
+            at_us,
+            bed,
+            self.end_us,
+            person=patient.person(),
         )
         yield self._adt("A01", stay, at_us, at_us)
         self._plan(at_us + 5 * MINUTE_US, lambda later_us: [self._adt("A11", stay, later_us, later_us)])
@@ -246,7 +257,7 @@ class Timetable:
     def _transfer(self, at_us: int) -> Iterator[Timed]:
         """Move the sickest patient who is staying to a free bed (A02)."""
         staying = [stay for stay in self.occupancies if not stay.is_gone and stay.leaves_at_us is None]
-        if not self._free or not staying:
+        if not staying:
             return
         stay = max(staying, key=lambda s: s.course.burden(s.hours(at_us)).shock)
         bed = self._free.pop(0)
@@ -311,15 +322,12 @@ class Timetable:
             self._last = timed
 
     def _note_sample(self, fault: Fault | None, timed: Timed, touched: tuple[int, ...], monitor: BedMonitor) -> None:
-        whole = (timed.at_us, timed.feed, timed.control_id)
-        if monitor.skew_s:
-            self.plan.note(Fault.SKEWED_CLOCK, *whole)
-        if not monitor.knows_patient:
-            self.plan.note(Fault.BED_ONLY, *whole)
-        if fault is None or fault is Fault.OUTAGE:
-            return
-        for index in touched or (None,):
-            self.plan.note(fault, *whole, index)
+        of_the_bed = ((Fault.SKEWED_CLOCK, monitor.skew_s != 0), (Fault.BED_ONLY, not monitor.knows_patient))
+        for lasting in (name for name, is_so in of_the_bed if is_so):
+            self.plan.note(lasting, timed.at_us, timed.feed, timed.control_id)
+        if fault is not None and fault is not Fault.OUTAGE:
+            for index in touched or (None,):
+                self.plan.note(fault, timed.at_us, timed.feed, timed.control_id, index)
 
     def _release(self, bed: Bed, at_us: int) -> Iterator[Timed]:
         for timed in self._held.pop(bed, []):
@@ -359,7 +367,7 @@ class Timetable:
         eligible = [Fault.MILLIMOLAR_GLUCOSE] if panel == "chemistry" else []
         fault = self.plan.choose(eligible, at_us)
         self._messages += 1
-        return draw(panel, f"L{self.seed:X}-{self._messages:07d}", stay.truth(at_us), at_us, fault)
+        return draw(panel, f"L{self.seed:X}-{self._run}-{self._messages:06d}", stay.truth(at_us), at_us, fault)
 
     def _reporting(self, stay: Occupancy, specimen: Specimen) -> Action:
         def tell(at_us: int) -> Iterator[Timed]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -196,6 +197,17 @@ def feeds(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(work.as_record(lines)))
     else:
         work.show(lines, _console())
+
+
+@app.command(epilog=EPILOG)
+def dagster(data_dir: DataDirOption = None) -> None:
+    """Open Dagster beside a running Vigil: feeds and snapshots as assets, the ledger as a check. Ctrl-C ends it."""
+    from orchestration import dagster_home as work
+
+    command, environment = asyncio.run(work.prepare(_settings(data_dir)))
+    typer.echo(f"Dagster: http://{command[-3]}:{command[-1]}/ (in about 15 s)")
+    os.chdir(environment["DAGSTER_HOME"])
+    os.execve(command[0], command, environment)  # noqa: S606 — our own interpreter, no shell
 
 
 @quarantine_app.command("list", epilog=EPILOG)

@@ -167,6 +167,7 @@ def _where_to_look(
             lines.append(("a patient", f"{house.board_url}patients/{here[0].patient_id}"))
         lines.append(("services", f"vigil status{folder}"))
         lines.append(("feeds", f"vigil feeds{folder}"))
+        lines.append(("Dagster", f"vigil dagster{folder}"))
     lines.append(("held back", f"vigil quarantine list{folder}"))
     lines.append(("the books", f"vigil verify{folder}"))
     if results.snapshot_ids:

@@ -39,6 +39,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ingress": ("-m", "twin", "ingress"),
         "normalizer": ("-m", "twin", "normalizer"),
         "engine": ("-m", "twin", "engine"),
+        "keeper": ("-m", "twin", "keeper"),
         "clinic": ("-m", "clinic"),
     }
 )
@@ -92,6 +93,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
             text = value.get_secret_value()
         elif isinstance(value, tuple):
             text = json.dumps([feed.model_dump(mode="json") for feed in value])
+        elif isinstance(value, dict):
+            text = json.dumps(value)
         else:
             text = str(value)
         environment[f"VIGIL_{name.upper()}"] = text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from orchestration.data_dir import DataDir
+from orchestration.data_dir import DataDir, RunState
 from orchestration.embedded import EmbeddedNats, EmbeddedPostgres
 from orchestration.services import connected, embedded_servers, end_leftovers, migrate, resolve
 from stores import database
@@ -56,6 +56,18 @@ def locate(settings: Settings) -> DataDir:
     return data_dir
 
 
+def of_running(settings: Settings, data_dir: DataDir, state: RunState) -> Settings:
+    """Return settings with the addresses, and the clock, of what runs in a data directory."""
+    update: dict[str, object] = {"data_dir": data_dir.root}
+    if state.clock is not None:
+        update |= {
+            "clock_origin_us": state.clock.origin_us,
+            "clock_started_at_us": state.clock.started_at_us,
+            "clock_speed": state.clock.speed,
+        }
+    return connected(settings.model_copy(update=update), *embedded_servers(data_dir, state.ports))
+
+
 @contextmanager
 def reachable(settings: Settings) -> Iterator[Settings]:
     """Give settings whose database and bus answer, starting the embedded servers for the block when nothing runs.
@@ -67,15 +79,7 @@ def reachable(settings: Settings) -> Iterator[Settings]:
     data_dir = locate(settings)
     state = data_dir.live_state()
     if state is not None:
-        postgres, nats = embedded_servers(data_dir, state.ports)
-        update: dict[str, object] = {"data_dir": data_dir.root}
-        if state.clock is not None:
-            update |= {
-                "clock_origin_us": state.clock.origin_us,
-                "clock_started_at_us": state.clock.started_at_us,
-                "clock_speed": state.clock.speed,
-            }
-        yield connected(settings.model_copy(update=update), postgres, nats)
+        yield of_running(settings, data_dir, state)
         return
     if settings.database_url is None and not data_dir.has_data:
         raise UnavailableError(

@@ -43,6 +43,7 @@ __all__ = [
     "Rows",
     "associations",
     "beds",
+    "changed_since",
     "encounters",
     "find_by_identifier",
     "identifiers",
@@ -161,6 +162,13 @@ async def open_stays(conn: Connection) -> list[OpenStay]:
             where l.encounter_id = e.encounter_id and l.known_to is null order by l.from_us desc limit 1) w on true
         where e.status = 'in-progress' order by ward, room, bed, e.started_at_us, e.encounter_id""")
     return await _rows(conn, OpenStay, statement, {"known_at": EVER})
+
+
+async def changed_since(conn: Connection, position: int) -> list[int]:
+    """Return the records that were told of, moved or merged behind a log position, in order."""
+    statement = sql.SQL("""select patient_id from patient where updated_position > %(position)s
+        union select patient_id from encounter where updated_position > %(position)s order by 1""")
+    return [row[0] for row in await _tuples(conn, statement, {"position": position})]
 
 
 async def identifiers(

@@ -71,24 +71,19 @@ async def compact(conn: Connection, before_us: int, *, most_patients: int | None
     for patient_id, group, t0 in rows:
         hours[patient_id].append((group, to_microseconds(t0)))
     for patient_id in sorted(hours)[:most_patients]:
-        async with conn.transaction():
-            done = done.plus(await _compact_patient(conn, patient_id, hours[patient_id]))
+        done = done.plus(await _compact_patient(conn, patient_id, hours[patient_id]))
     return done
 
 
 async def _compact_patient(conn: Connection, patient_id: int, hours: Sequence[Hour]) -> Compacted:
-    locked = await conn.execute(
-        "select pg_try_advisory_xact_lock(%s, %s)", (signals.COMPACTION_LOCK, signals.lock_key(patient_id))
-    )
-    if not (await locked.fetchone() or (False,))[0]:
-        return Compacted(skipped_patients=1)
-    async with conn.cursor(binary=True) as cursor:
+    # Blocks are never changed, so merging them needs no lock: readers wait only while rows are exchanged.
+    async with conn.transaction(), conn.cursor(binary=True) as cursor:
         await cursor.execute(
             """
             select b.signal_group, b.t0, b.revision, b.known_from, b.columns
             from unnest(%s::smallint[], %s::timestamptz[]) h (signal_group, t0)
             join signal_block b on b.patient_id = %s and b.signal_group = h.signal_group and b.t0 = h.t0
-            order by b.signal_group, b.t0, b.revision for update of b
+            order by b.signal_group, b.t0, b.revision
             """,
             ([group for group, _ in hours], [to_timestamp(hour_us) for _, hour_us in hours], patient_id),
             prepare=True,
@@ -110,21 +105,46 @@ async def _compact_patient(conn: Connection, patient_id: int, hours: Sequence[Ho
         replaced += [(key, revision) for revision, _, _ in rows]
         before = sum(len(columns) for _, _, columns in rows)
         done = done.plus(Compacted(1, len(rows), samples, before, len(row.columns)))
-    await conn.execute(
-        """
-        delete from signal_block b using unnest(%s::smallint[], %s::timestamptz[], %s::bigint[]) r (g, t, revision)
-        where b.patient_id = %s and b.signal_group = r.g and b.t0 = r.t and b.revision = r.revision
-        """,
-        (
-            [group for (_, group, _), _ in replaced],
-            [to_timestamp(hour_us) for (_, _, hour_us), _ in replaced],
-            [revision for _, revision in replaced],
-            patient_id,
-        ),
-        prepare=True,
-    )
-    await signals.insert(conn, merged)
+    if merged and not await _exchange(conn, patient_id, replaced, merged):
+        return Compacted(skipped_patients=1, corrupt=done.corrupt)
     return done
+
+
+class _OvertakenError(Exception):
+    """Another compaction replaced some of these blocks first."""
+
+
+async def _exchange(
+    conn: Connection, patient_id: int, replaced: Sequence[tuple[signals.Key, int]], merged: Sequence[signals.NewRow]
+) -> bool:
+    """Put merged blocks in place of those they were made of; return whether nobody was in the way."""
+    try:
+        async with conn.transaction():
+            locked = await conn.execute(
+                "select pg_try_advisory_xact_lock(%s, %s)", (signals.COMPACTION_LOCK, signals.lock_key(patient_id))
+            )
+            if not (await locked.fetchone() or (False,))[0]:
+                return False
+            deleted = await conn.execute(
+                """
+                delete from signal_block b
+                using unnest(%s::smallint[], %s::timestamptz[], %s::bigint[]) r (g, t, revision)
+                where b.patient_id = %s and b.signal_group = r.g and b.t0 = r.t and b.revision = r.revision
+                """,
+                (
+                    [group for (_, group, _), _ in replaced],
+                    [to_timestamp(hour_us) for (_, _, hour_us), _ in replaced],
+                    [revision for _, revision in replaced],
+                    patient_id,
+                ),
+                prepare=True,
+            )
+            if deleted.rowcount != len(replaced):
+                raise _OvertakenError
+            await signals.insert(conn, merged)
+    except _OvertakenError:
+        return False
+    return True
 
 
 def _merge(key: signals.Key, rows: Sequence[tuple[int, int, bytes]]) -> tuple[signals.NewRow, int]:

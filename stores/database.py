@@ -18,6 +18,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 import psycopg
+import psycopg.sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
@@ -269,3 +270,29 @@ async def _apply_missing(connection: Connection, known: Sequence[_Migration]) ->
                 (migration.version, migration.name, migration.digest),
             )
     return [migration.name for migration in missing]
+
+
+async def create_database(url: str, name: str) -> bool:
+    """Make another database on the same server, and return whether it was not there yet.
+
+    Raises:
+        ConfigurationError: the user may not make databases.
+        UnavailableError: the server does not answer.
+    """
+    connection = await connect(url, application_name="vigil create database")
+    try:
+        await connection.set_autocommit(True)
+        with translated():
+            cursor = await connection.execute("select from pg_database where datname = %s", (name,))
+            if await cursor.fetchone() is not None:
+                return False
+            await connection.execute(psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name)))
+    except psycopg.errors.DuplicateDatabase:  # another process was quicker
+        return False
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"The database user may not create the database {name!r}. Create it, owned by that user."
+        ) from error
+    finally:
+        await connection.close()
+    return True

@@ -12,7 +12,7 @@ Not here: units and codes (interop.terminology), the engine's memory (twin.state
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from stores import blocks, events, signals
@@ -40,14 +40,20 @@ LOOKBACK_S = 48 * 3600.0
 
 
 async def write(
-    conn: Connection, samples: Iterable[Sample], revision: int, known_from_us: int, *, groups: Groups | None = None
+    conn: Connection,
+    samples: Iterable[Sample],
+    revision: int | Mapping[int, int],
+    known_from_us: int,
+    *,
+    groups: Groups | None = None,
 ) -> int:
     """Write the revisions of one commit; return how many.
 
     Args:
         conn: the engine's transaction, not inside a psycopg pipeline (values are copied).
         samples: of any patients and times.
-        revision: the log position the commit advances to; a patient's commits have growing ones.
+        revision: the log position the commit advances to, or that of each patient where they lie in partitions that
+            advance apart; a patient's commits have growing ones.
         known_from_us: the log's clock there.
         groups: concept number to signal group; None for the vocabulary's.
 
@@ -59,23 +65,23 @@ async def write(
     groups = signal_groups() if groups is None else groups
     buckets: dict[signals.Key, list[Sample]] = defaultdict(list)
     low_rate: list[Sample] = []
+    revision_of: Mapping[int, int] = revision if isinstance(revision, Mapping) else defaultdict(lambda: revision)
     n = 0
     for sample in samples:
         n += 1
         group = groups.get(sample.concept)
         if group is None:
             raise BrokenInvariantError(f"expected a concept of the table, found number {sample.concept}")
-        if sample.position > revision or sample.released_position > revision:
-            raise BrokenInvariantError(
-                f"expected values up to log position {revision}, found one from {sample.known_from}"
-            )
+        limit = revision_of[sample.patient_id]
+        if sample.position > limit or sample.released_position > limit:
+            raise BrokenInvariantError(f"expected values up to log position {limit}, found one from {sample.known_from}")
         if group:
             effective = sample.effective_at_us
             buckets[sample.patient_id, group, effective - effective % HOUR_US].append(sample)
         else:
             low_rate.append(sample)
     if buckets:
-        await signals.insert(conn, signals.pack(buckets, revision, known_from_us))
+        await signals.insert(conn, signals.pack(buckets, revision_of, known_from_us))
     if low_rate:
         await events.insert(conn, low_rate, known_from_us)
     return n

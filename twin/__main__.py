@@ -1,4 +1,4 @@
-"""The live plane's processes: `python -m twin ingress | normalizer | engine`.
+"""The live plane's processes: `python -m twin ingress | normalizer | engine | keeper`.
 
 Here: the command line of each process, and its connection to the servers.
 Not here: starting them together (`vigil up`).
@@ -26,6 +26,7 @@ The live plane: from bytes on a socket to published twin snapshots.
               keeps the ledger; hands each partition its events (one process; a second takes over from the first)
   engine      folds the events of its partitions into each patient's state, scores it, and publishes snapshots
               (several processes, each with its own --partitions)
+  keeper      housekeeping beside them: compacts hours, trims folded batches, seals old RAW into files
 
 `vigil up` starts all of them with their servers. By hand each needs VIGIL_DATABASE_URL and VIGIL_NATS_URL;
 every other setting is VIGIL_<NAME> too (see vocabulary/settings.py) or stands in vigil.toml.
@@ -60,6 +61,10 @@ async def _run(name: str, settings: Settings, partitions: list[int]) -> None:
             from twin import normalizer
 
             await normalizer.run(settings, bus, process.database_url(settings), clock, stop)
+        elif name == "keeper":
+            from twin import keeper
+
+            await keeper.run(settings, bus, process.database_url(settings), stop)
         else:
             from twin import engine, forecast
 
@@ -81,6 +86,7 @@ def main() -> int:
     engine.add_argument(
         "--partitions", type=_partitions, default=list(range(PARTITIONS)), help="which it owns, e.g. 0-31 (all)"
     )
+    commands.add_parser("keeper", help="housekeeping")
     arguments = parser.parse_args()
     process.start_logging()
     log = logging.getLogger(f"vigil.{arguments.name}")

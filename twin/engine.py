@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -23,7 +23,7 @@ import numpy as np
 
 from models.features import FeatureWindow
 from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
-from stores.database import Connection, connect, transaction
+from stores.database import Connection, connect, consistent_read, transaction
 from stores.ledger import Entry, LedgerWriter
 from stores.timeseries import Sample
 from twin import health, rebuilding
@@ -32,7 +32,7 @@ from twin.forecast import Forecaster
 from twin.state import MINUTE_US, Patient, Unresolved
 from vocabulary.clock import Clock
 from vocabulary.errors import BrokenInvariantError, UnavailableError
-from vocabulary.records import Moved, Movement, Observed, PartitionBatch, Tick, partition_of
+from vocabulary.records import Merged, Moved, Movement, Observed, PartitionBatch, Tick, partition_of
 from vocabulary.settings import Settings
 from vocabulary.snapshot import Publication, SnapshotKey, canonical_bytes, digest
 
@@ -40,16 +40,12 @@ _EVENT = msgspec.msgpack.Decoder(PartitionBatch | Tick)
 _ENCODER = msgspec.msgpack.Encoder()
 _log = logging.getLogger("vigil.engine")
 
-MAINTENANCE_S = 60.0
-"""How often the partition log is trimmed and closed hours are compacted, in real seconds."""
-LOG_KEEP_S = 600.0
-"""Folded batches stay this long in the partition log, for a person who wants to look."""
-COMPACTION_DELAY_US = 3600 * 1_000_000
-"""An hour is compacted this long after it ended, when most of what comes late has come."""
 SLOW_S = 0.5
 """A cycle that takes longer is worth a line in the log."""
 _RESYNC_S = 2.0
 """Without any tick for this long, batches may have been lost on the way: look into the partition log."""
+_CATCH_UP_BATCHES = 1000
+"""As many batches of a partition are folded in one transaction, after a long absence."""
 _LATENCIES = 100_000
 
 
@@ -113,12 +109,15 @@ class Engine:
     async def load(self) -> None:
         """Read back the patients of the owned partitions as known at their positions."""
         async with transaction(self._connection) as connection:
-            for stay in await clinical.open_stays(connection):
-                partition = partition_of(stay.patient_id)
+            candidates = {stay.patient_id for stay in await clinical.open_stays(connection)}
+            # Who has left since, or was merged: for us they are still there.
+            candidates.update(await clinical.changed_since(connection, min(self.positions.values())))
+            for patient_id in sorted(candidates):
+                partition = partition_of(patient_id)
                 if partition in self.positions and not await self._read_patient(
-                    connection, stay.patient_id, self.positions[partition]
+                    connection, patient_id, self.positions[partition]
                 ):
-                    self._drop(stay.patient_id)  # admitted only beyond our position: its event is still to come
+                    self._drop(patient_id)  # admitted only beyond our position: its event is still to come
 
     async def _read_patient(self, connection: Connection, patient_id: int, known_at: int) -> bool:
         """Read one patient back, wherever it lies now; return whether it is admitted."""
@@ -145,12 +144,19 @@ class Engine:
         self._kept_minutes.pop(patient_id, None)
 
     async def catch_up(self, partitions: Sequence[int]) -> list[PartitionBatch]:
-        """Return what the partition log holds beyond the positions of some partitions."""
+        """Return what the partition log holds beyond the positions of some partitions, up to one place in the log."""
         found: list[PartitionBatch] = []
-        async with transaction(self._connection) as connection:
+        horizon: int | None = None
+        # One moment for all: a merge is in two partitions, and both must be folded in one cycle.
+        async with consistent_read(self._connection) as connection:
             for partition in partitions:
-                found.extend(await partition_log.since(connection, partition, self.positions[partition], limit=1000))
-        return found
+                batches = await partition_log.since(
+                    connection, partition, self.positions[partition], limit=_CATCH_UP_BATCHES
+                )
+                found.extend(batches)
+                if len(batches) == _CATCH_UP_BATCHES:
+                    horizon = min(batches[-1].position, horizon or batches[-1].position)
+        return found if horizon is None else [batch for batch in found if batch.position <= horizon]
 
     async def cycle(self, batches: Sequence[PartitionBatch], tick: Tick | None) -> list[Publication]:
         """Fold batches (in order within a partition) and a tick, commit, and return what to publish.
@@ -190,11 +196,11 @@ class Engine:
         try:
             async with transaction(self._connection) as connection:
                 await positions.advance(connection, moves)
-                applied = await self._write_samples(connection, samples, max(moved.values()))
+                applied = await self._write_samples(connection, samples)
                 leaving = await self._resolve(connection, unresolved)
-                await self._settle_minutes(connection, unresolved)
+                await self._settle_minutes(connection, unresolved, leaving)
                 publications = await self._write_snapshots(
-                    connection, touched, leaving, unresolved.patients, tick is not None
+                    connection, touched, leaving, moved, unresolved.patients, tick is not None
                 )
                 if messages:
                     entry = Entry(
@@ -230,6 +236,7 @@ class Engine:
                 self._move(event, touched, unresolved)
             else:
                 unresolved.patients.update((event.survivor_id, event.retired_id))
+                unresolved.survivors.add(event.survivor_id)
                 touched.update((event.survivor_id, event.retired_id))
 
     def _observe(self, event: Observed, samples: list[Sample], touched: set[int], unresolved: Unresolved) -> None:
@@ -253,7 +260,13 @@ class Engine:
         )
         patient = self.patients.get(event.patient_id)
         if patient is None:
-            return  # not in a bed of ours (any more): stored, but there is no twin to update
+            # Not in a bed of ours (any more): stored, but there is no twin to update and nobody closes its minutes.
+            unresolved.minutes.update(
+                (event.patient_id, observation.effective_at_us // MINUTE_US)
+                for observation in event.observations
+                if observation.concept in self.window.concept_numbers
+            )
+            return
         patient.observe(event, self._log_times[partition_of(event.patient_id)], unresolved)
         self._note_latency(patient, event.received_monotonic_ns)
         touched.add(event.patient_id)
@@ -271,10 +284,12 @@ class Engine:
             patient = self.patients.setdefault(patient_id, Patient(patient_id, event.encounter_id, event.place))
             self._note_latency(patient, event.received_monotonic_ns)
 
-    async def _write_samples(self, connection: Connection, samples: list[Sample], revision: int) -> int:
+    async def _write_samples(self, connection: Connection, samples: list[Sample]) -> int:
         if not samples:
             return 0
-        return await timeseries.write(connection, samples, revision, self.log_time_us)
+        # Each partition's own position: the rest of a commit may come in the next cycle, for the same hours.
+        revisions = {sample.patient_id: self.positions[partition_of(sample.patient_id)] for sample in samples}
+        return await timeseries.write(connection, samples, revisions, self.log_time_us)
 
     async def _resolve(self, connection: Connection, unresolved: Unresolved) -> set[int]:
         """Read back what the fold could not know, as of the positions just written; return who is no longer here."""
@@ -283,6 +298,9 @@ class Engine:
             partition = partition_of(patient_id)
             if partition not in self.positions:
                 continue  # the other half of a merge, owned by another engine
+            before = self.patients.get(patient_id)
+            if before is not None:
+                unresolved.minutes.update((patient_id, minute) for minute in before.touched_minutes())
             if not await self._read_patient(connection, patient_id, self.positions[partition]):
                 leaving.add(patient_id)
         for patient_id, concept in sorted(unresolved.concepts):
@@ -301,25 +319,21 @@ class Engine:
             )
         return leaving
 
-    async def _settle_minutes(self, connection: Connection, unresolved: Unresolved) -> None:
+    async def _settle_minutes(self, connection: Connection, unresolved: Unresolved, leaving: set[int]) -> None:
         """Compute the medians of minutes that ended, and again of ended minutes that something late changed."""
         rows: list[minutes.Minute] = []
+        for patient_id in sorted(unresolved.survivors):
+            if partition_of(patient_id) in self.positions:
+                current = self._log_times[partition_of(patient_id)] // MINUTE_US
+                rows.extend(await self._computed(connection, patient_id, current - rebuilding.WINDOW_MINUTES, current))
         for patient_id, minute in sorted(unresolved.minutes):
-            patient = self.patients.get(patient_id)
-            if patient is None:
-                continue
-            rows.extend(
-                await minutes.compute_minutes(
-                    connection,
-                    patient.record_ids,
-                    minute * MINUTE_US,
-                    (minute + 1) * MINUTE_US,
-                    known_at=self.positions[partition_of(patient_id)],
-                )
-                or [self._minute(patient_id, minute, {})]
-            )
+            computed = await self._computed(connection, patient_id, minute, minute + 1)
+            rows.extend(computed or [self._minute(patient_id, minute, {})])
         for patient_id, patient in self.patients.items():
-            for minute in sorted(patient.closed_minutes(self._log_times[partition_of(patient_id)])):
+            log_time_us = self._log_times[partition_of(patient_id)]
+            # Nobody will be there when the last minute of one who leaves is over.
+            over = patient.touched_minutes() if patient_id in leaving else patient.closed_minutes(log_time_us)
+            for minute in sorted(over):
                 values = {
                     number: patient.signals[number].values_of_minute(minute)
                     for number in self.window.concept_numbers
@@ -327,11 +341,26 @@ class Engine:
                 }
                 rows.append(self._minute(patient_id, minute, values))
         for row in rows:
+            if row.patient_id not in self.patients:
+                continue
             for number, value, count in zip(self.window.concept_numbers, row.medians, row.n, strict=True):
                 self.window.put(
                     row.patient_id, number, row.minute_us // MINUTE_US, math.nan if value is None else value, count
                 )
         await minutes.put_minutes(connection, rows)
+
+    async def _computed(
+        self, connection: Connection, patient_id: int, from_minute: int, to_minute: int
+    ) -> list[minutes.Minute]:
+        """Return minutes made of stored values, as known at the patient's position."""
+        known_at = self.positions[partition_of(patient_id)]
+        patient = self.patients.get(patient_id)
+        ids: Sequence[int] = patient.record_ids if patient is not None else ()
+        if not ids:
+            ids = await clinical.merged_ids(connection, patient_id, known_at=known_at)
+        return await minutes.compute_minutes(
+            connection, ids, from_minute * MINUTE_US, to_minute * MINUTE_US, known_at=known_at
+        )
 
     def _minute(self, patient_id: int, minute: int, values: dict[int, list[float]]) -> minutes.Minute:
         listed = [values.get(number, []) for number in self.window.concept_numbers]
@@ -340,7 +369,13 @@ class Engine:
         )
 
     async def _write_snapshots(
-        self, connection: Connection, touched: set[int], leaving: set[int], moved: set[int], is_tick: bool
+        self,
+        connection: Connection,
+        touched: set[int],
+        leaving: set[int],
+        moved: Collection[int],
+        relocated: set[int],
+        is_tick: bool,
     ) -> list[Publication]:
         """Build the snapshots that have news or are due, and write runs, bodies and the outbox."""
         runs: dict[int, list[snapshots.RunEntry]] = {}
@@ -350,6 +385,9 @@ class Engine:
             partition = partition_of(patient_id)
             log_time_us = self._log_times[partition]
             if patient_id not in touched and not (is_tick and log_time_us >= patient.next_due_us):
+                continue
+            if partition not in moved:
+                patient.next_due_us = 0  # what changed it lies in another partition: at the next tick
                 continue
             if is_tick:
                 patient.forget(log_time_us)
@@ -364,7 +402,7 @@ class Engine:
                 Publication(snapshot.snapshot_id, patient_id, snapshot.ward, body, patient.received_monotonic_ns)
             )
             patient.received_monotonic_ns = []
-            why = self._why_kept(patient_id, log_time_us, is_movement=patient_id in moved)
+            why = self._why_kept(patient_id, log_time_us, is_movement=patient_id in relocated)
             if why:
                 bodies.append(snapshots.Body(partition, key.position, patient_id, log_time_us, why, body))  # type: ignore[arg-type]
         now_us = self._clock.now_us()
@@ -404,12 +442,6 @@ class Engine:
         async with transaction(self._connection) as connection:
             await snapshots.delete_outbox(connection, [outgoing.outbox_id for outgoing in waiting])
         return len(waiting)
-
-    async def maintain(self) -> None:
-        """Trim what was folded and compact hours that have ended."""
-        async with transaction(self._connection) as connection:
-            await partition_log.trim(connection, keep_s=LOG_KEEP_S)
-        await timeseries.compact(self._connection, self.log_time_us - COMPACTION_DELAY_US)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -528,7 +560,6 @@ async def _follow(
         _log.info("left_over_published", extra={"commits": left_over})
     inbox.take()
     is_behind = True
-    maintain_at = loop.time() + MAINTENANCE_S
     while not stop.is_set():
         if not is_behind:
             with suppress(TimeoutError):
@@ -536,13 +567,8 @@ async def _follow(
             if not inbox.wake.is_set():
                 is_behind = True
         batches, tick = inbox.take()
-        if is_behind or _has_gap(engine, batches, tick):
-            # From the log instead: it has all of what arrived here, and what did not.
-            batches = await engine.catch_up(sorted(engine.positions))
-            is_behind = len(batches) > 0
-            tick = None
         started = loop.time()
-        publications = await engine.cycle(batches, tick)
+        publications, is_behind = await advance(engine, batches, tick, is_behind=is_behind)
         folded = loop.time()
         if publications:
             await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in publications])
@@ -559,17 +585,40 @@ async def _follow(
                     "snapshots": len(publications),
                 },
             )
-        if loop.time() > maintain_at:
-            await engine.maintain()
-            maintain_at = loop.time() + MAINTENANCE_S
         if not is_behind:
             await asyncio.sleep(settings.engine_interval_s)
 
 
+async def advance(
+    engine: Engine, batches: Sequence[PartitionBatch], tick: Tick | None, *, is_behind: bool
+) -> tuple[list[Publication], bool]:
+    """Fold what arrived, or the log where something is missing; return what to publish, and whether to look again.
+
+    Raises:
+        FencedOutError, UnavailableError: as Engine.cycle.
+    """
+    if is_behind or _has_gap(engine, batches, tick):
+        # From the log instead: it has all of what arrived here, and what did not.
+        batches = await engine.catch_up(sorted(engine.positions))
+        is_behind = len(batches) > 0
+        tick = None
+    return await engine.cycle(batches, tick), is_behind
+
+
 def _has_gap(engine: Engine, batches: Sequence[PartitionBatch], tick: Tick | None) -> bool:
     reached = dict(engine.positions)
+    merged: list[tuple[int, int]] = []  # partition and the position it must have reached
     for batch in batches:
+        if batch.position <= reached[batch.partition]:
+            continue
         if batch.previous > reached[batch.partition]:
             return True
-        reached[batch.partition] = max(reached[batch.partition], batch.position)
+        reached[batch.partition] = batch.position
+        for event in batch.events:
+            if isinstance(event, Merged):
+                merged += [(partition_of(event.survivor_id), batch.position)]
+                merged += [(partition_of(event.retired_id), batch.position)]
+    # The survivor's twin is read back from both records, so neither partition may stay behind.
+    if any(reached.get(partition, position) < position for partition, position in merged):
+        return True
     return tick is not None and any(tick.last[partition] > position for partition, position in reached.items())

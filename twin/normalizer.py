@@ -24,8 +24,7 @@ from stores import clinical, clinical_write, feeds, partition_log, positions, qu
 from stores.blobs import BlobStore
 from stores.database import Connection, connect, storable, transaction
 from stores.ledger import Entry, Kind, LedgerWriter
-from stores.raw_archive import RawArchive
-from twin import health, sealing
+from twin import health
 from twin.bus import Bus, RawMessage, RawReader
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
 from twin.ingress import TICK_FEED
@@ -55,12 +54,8 @@ CONTROL_FEED = "control"
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
-SOURCE_MEMORY_US = 8 * 24 * 3600 * 1_000_000
-"""A sender's retransmission is recognised for this long (promised: 7 days)."""
 SLOW_S = 0.5
 """A batch that takes longer is worth a line in the log."""
-MAINTENANCE_S = 300.0
-"""How often old packs are sealed and old identities forgotten, in real seconds."""
 
 _PACK = msgspec.msgpack.Decoder(RawPack)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -127,7 +122,7 @@ class Work:
         self.touches: list[feeds.FeedTouch] = []
         self.released: list[int] = []
         self.discarded: list[int] = []
-        self.released_count = 0
+        self.released_by: dict[RawId, int] = {}  # how many messages each message of the log released
 
     def add(self, events: Iterable[Event]) -> bool:
         """Put events to their patients' partitions; return whether there was any."""
@@ -247,18 +242,20 @@ class Normalizer:
         self.not_accepted += len(work.items)
         return batches
 
-    async def forget_sources(self, before_us: int) -> None:
-        """Forget which messages were seen before a log time: no sender repeats them any more."""
-        async with transaction(self._connection) as connection:
-            await source_messages.forget(connection, before_us)
-
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
 
     def _batches(self, work: Work) -> list[PartitionBatch]:
         return [
-            PartitionBatch(partition, self._last[partition], work.position, work.log_time_us, events)
+            PartitionBatch(
+                partition,
+                self._last[partition],
+                work.position,
+                work.log_time_us,
+                # In the order of the log, as the stores order revisions: what was released comes behind its pack.
+                sorted(events, key=_place),
+            )
             for partition, events in sorted(work.events.items())
         ]
 
@@ -531,8 +528,8 @@ class Normalizer:
         message = hl7v2.decode(body, self._zones.get(item.feed, ZoneInfo("UTC")))
         if isinstance(message, Rejected):
             return  # it was rejected then and is not understood now either: it stays
-        index = RELEASED_INDEX * (raw.index + 1) + work.released_count
-        work.released_count += 1
+        count = work.released_by[raw] = work.released_by.get(raw, 0) + 1
+        index = RELEASED_INDEX * (raw.index + 1) + count - 1
         raw_item = RawItem(item.received_at_us, 0, "", body)
         arrival = Arrival(RawId(raw.position, index), item.feed, raw_item, body, message)
         counts = Counts()
@@ -565,6 +562,14 @@ class Normalizer:
                 elif item.value_index == -1 and item.body is not None:
                     await self._release(item, RawId(position, index), pack.at_us, work)
         _log.info("control_pack", extra={"commands": len(pack.items)})
+
+
+def _local_codes(settings: Settings) -> Iterable[tuple[tuple[str, str, str], str]]:
+    return ((name.partition("|"), key) for name, key in settings.local_codes.items())
+
+
+def _place(event: Event) -> tuple[int, int]:
+    return event.raw.position, event.raw.index
 
 
 def _key_line(key: str) -> str:
@@ -620,7 +625,7 @@ async def run(settings: Settings, bus: Bus, url: str, clock: Clock, stop: asynci
             settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail
         )
     )
-    terminology = Terminology()
+    terminology = Terminology({(system, code): key for (system, _, code), key in _local_codes(settings)})
     try:
         while not stop.is_set():
             try:
@@ -643,14 +648,9 @@ async def _follow(
     settings: Settings, bus: Bus, normalizer: Normalizer, stop: asyncio.Event, lost: asyncio.Event
 ) -> None:
     reader: RawReader = bus.raw_reader(_sequence_after(normalizer))
-    archive = RawArchive(settings.data_dir / "sealed")
     loop = asyncio.get_running_loop()
-    maintain_at = loop.time() + MAINTENANCE_S
     try:
         while not stop.is_set():
-            if loop.time() > maintain_at:
-                await _maintain(settings, bus, normalizer, archive)
-                maintain_at = loop.time() + MAINTENANCE_S
             if lost.is_set():
                 # nats-server came back: its memory streams are gone and RAW may even be another one.
                 lost.clear()
@@ -666,25 +666,6 @@ async def _follow(
                 await asyncio.sleep(settings.normalizer_interval_s)
     finally:
         await reader.close()
-
-
-async def _maintain(settings: Settings, bus: Bus, normalizer: Normalizer, archive: RawArchive) -> None:
-    """Seal what is old and forget what no sender will repeat."""
-    await normalizer.forget_sources(normalizer.log_time_us - SOURCE_MEMORY_US)
-    try:
-        sealed = await sealing.seal(
-            bus,
-            archive,
-            incarnation=normalizer.incarnation,
-            up_to_position=normalizer.position,
-            before_us=normalizer.log_time_us - round(settings.raw_seal_after_s * 1_000_000),
-        )
-    except OSError as error:
-        # The stream still has everything; it fills up in time, and then senders wait.
-        _log.error("not_sealed", extra={"reason": error.strerror})
-    else:
-        if sealed:
-            _log.info("sealed", extra={"packs": sealed})
 
 
 def _sequence_after(normalizer: Normalizer) -> int:

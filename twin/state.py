@@ -67,7 +67,8 @@ class Unresolved:
         """Start with nothing missing."""
         self.patients: set[int] = set()  # read the whole patient back
         self.concepts: set[tuple[int, int]] = set()  # (patient, concept): the latest value was withdrawn
-        self.minutes: set[tuple[int, int]] = set()  # (patient, epoch minute): late for a minute no longer in memory
+        self.minutes: set[tuple[int, int]] = set()  # (patient, epoch minute): its values are not all in memory
+        self.survivors: set[int] = set()  # of a merge: minutes before it now have values of both records
 
 
 class Signal:
@@ -194,6 +195,10 @@ class Patient:
         for signal in self.signals.values():
             if signal.entries and signal.entries[0].effective_at_us < cutoff_us:
                 signal.forget_before(cutoff_us)
+
+    def touched_minutes(self) -> set[int]:
+        """Return the minutes whose medians are still to be computed."""
+        return {minute for signal in self.signals.values() for minute in signal.touched}
 
     def closed_minutes(self, log_time_us: int) -> set[int]:
         """Return the touched minutes that are over, and mark them as settled."""

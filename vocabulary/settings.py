@@ -68,6 +68,8 @@ class Settings(BaseSettings):
         FeedSettings(name="lab", expected_interval_s=6 * 3600.0),
     )
     """The MLLP listeners, one a sending system."""
+    local_codes: dict[str, str] = Field(default_factory=dict)
+    """A sender's own codes that a person at this site has mapped: "<OBX-3.3 system>|<code>" to a concept key."""
     raw_max_bytes: int = Field(default=8 * 1024**3, ge=1024 * 1024)
     """Size at which the RAW stream refuses more; senders then wait for their ACK."""
     raw_seal_after_s: float = Field(default=24 * 3600.0, gt=0)

@@ -76,7 +76,8 @@ class Wards:
     ) -> SignalState:
         effective = self.now_us - int(age_s * 1e6) if at_us is None else at_us
         return SignalState(
-            concept=key, value=value, unit=by_key(key).unit, effective_at_us=effective, received_at_us=effective + 800_000,
+            concept=key, value=value, unit=by_key(key).unit, effective_at_us=effective,
+            received_at_us=effective + 800_000,
             is_stale=stale, device="0009FB0000000001", text=text, status=status,
             raw_position=1 << 40,
         )  # fmt: skip
@@ -365,9 +366,13 @@ def serve(clinic_settings: Settings, readers: FakeReaders) -> Iterator[Callable[
     """Start clinics on loopback, each in a thread of its own; they stop when told or at the end."""
     running: list[Callable[[], None]] = []
 
-    def start(clock: Any, *, port: int = 0, live: FakeLive | None = None, pulse_s: float = 0.2) -> Served:
+    def start(
+        clock: Any, *, port: int = 0, live: FakeLive | None = None, pulse_s: float = 0.2, **changes: Any
+    ) -> Served:
         bus = live or FakeLive()
-        app = build_app(clinic_settings, readers, bus, clock, paint_interval_s=0.05, pulse_s=pulse_s)
+        app = build_app(
+            clinic_settings.model_copy(update=changes), readers, bus, clock, paint_interval_s=0.05, pulse_s=pulse_s
+        )
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

@@ -50,7 +50,7 @@ def test_a_value_outside_the_usual_axis_widens_it() -> None:
     svg = _chart([*_minutes(0, 10), Point(FROM_US + 11 * MINUTE_US, 212.0)])
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", svg)]
     assert min(heights) >= 8
-    assert "220</text>" in svg
+    assert "240</text>" in svg
 
 
 def test_a_point_tells_its_value_and_time_under_the_pointer() -> None:

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from hospital.sender import control_id_of
+
 Answer = Callable[[int, bytes], bytes | None]
 
 
 def acknowledge(body: bytes, code: str = "AA", control_id: str | None = None) -> bytes:
     """An ACK for a message, written here on purpose rather than taken from the platform."""
-    name = body.split(b"|")[9].decode("utf-8", "replace") if control_id is None else control_id
+    name = control_id_of(body) if control_id is None else control_id
     return f"MSH|^~\\&|TEST|||| 20260101||ACK|a|P|2.5.1\rMSA|{code}|{name}\r".encode()
 
 

@@ -86,6 +86,13 @@ async def test_an_answer_without_control_id_means_the_message_without_one(receiv
     assert [delivery.code for delivery in transcript] == ["AA", "AR", "AA"]
 
 
+async def test_an_answer_that_reads_a_damaged_header_differently_still_counts(receiver, acknowledgement) -> None:
+    receiver.answer = lambda _, body: acknowledgement(body, "AE", "GUESS")
+    transcript = Transcript()
+    async with MllpSender("127.0.0.1", receiver.port, feed="x", transcript=transcript, patience=QUICK) as sender:
+        assert (await sender.send(b"M\x00H|^~\\&|")).code == "AE"
+
+
 async def test_an_answer_to_nothing_is_counted_and_ignored(receiver, acknowledgement) -> None:
     receiver.answer = lambda _, body: acknowledgement(body, "AA", "OTHER") + b"\x1c\r\x0b" + acknowledgement(body)
     transcript = await send_all(receiver.port, 2)

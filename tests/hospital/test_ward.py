@@ -60,6 +60,13 @@ def test_every_category_of_fault_happens_even_on_a_small_ward(seed: int) -> None
     assert set(ward.plan.counts()) == set(Fault)
 
 
+def test_a_ward_played_on_another_day_reuses_no_control_id() -> None:
+    ward = Ward(4, 3)
+    first = {m.control_id for m in ward.messages(START_US, 1)}
+    assert first.isdisjoint(m.control_id for m in ward.messages(START_US + 86_400_000_000, 1))
+    assert max(map(len, first)) <= 20  # MSH-10 in HL7 v2.5.1
+
+
 def test_without_faults_nothing_is_wrong() -> None:
     ward, told = run(6, 2, 4.0, fault_intensity=0)
     assert ward.plan.injected == []

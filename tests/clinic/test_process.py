@@ -1,0 +1,93 @@
+"""`python -m clinic` as it runs: real PostgreSQL, real nats-server, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from stores.database import migrate
+from twin import health
+from twin.bus import Bus
+from vocabulary.snapshot import canonical_bytes
+
+
+def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "clinic"],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+
+
+async def _ready(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    for _ in range(400):
+        assert process.poll() is None, "the process ended"
+        said = health.read(folder / "run", "clinic")
+        if said is not None and said.is_ready:
+            return said.address
+        await asyncio.sleep(0.05)
+    raise AssertionError("never ready")
+
+
+async def test_a_snapshot_on_the_bus_is_on_the_page(
+    database_url: str, nats_server: Any, tmp_path: Path, wards: Any
+) -> None:
+    await migrate(database_url)
+    bus = await Bus.connect(nats_server.url(), "test")
+    await bus.ensure_streams(64 * 1024 * 1024)
+    environment = {
+        "VIGIL_DATABASE_URL": database_url,
+        "VIGIL_NATS_URL": nats_server.url(),
+        "VIGIL_DATA_DIR": str(tmp_path),
+        "VIGIL_CLINIC_PORT": "0",
+    }
+    first, later = wards.snapshot(7), wards.snapshot(8, ward="MED 3/a")
+    await bus.publish_snapshots([_with_bytes(wards.publication(first))])
+    log = tmp_path / "clinic.log"
+    process = _start(environment, log)
+    try:
+        address = await _ready(tmp_path, process)
+        async with httpx.AsyncClient(base_url=address, timeout=5) as client:
+            assert "bed-7" in (await client.get("/")).text  # published before we came
+            await bus.publish_snapshots([_with_bytes(wards.publication(later))])
+            for _ in range(100):
+                if "bed-8" in (await client.get("/wards/MED%203%2Fa")).text:
+                    break
+                await asyncio.sleep(0.05)
+            assert "bed-8" in (await client.get("/wards/MED%203%2Fa")).text
+            assert (await client.get("/api/snapshots/" + first.snapshot_id)).content == canonical_bytes(first)
+            assert (await client.get("/ready")).status_code == 200
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))
+                taken.listen()
+                port = str(taken.getsockname()[1])
+                second = _start({**environment, "VIGIL_CLINIC_PORT": port}, tmp_path / "second.log")
+                assert await asyncio.to_thread(second.wait, 30) == 2
+                assert "VIGIL_CLINIC_PORT" in (tmp_path / "second.log").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 15) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        await bus.close()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert "ready" in [line["event"] for line in lines]
+    assert "Hansen" not in log.read_text()
+
+
+def _with_bytes(publication: Any) -> tuple[Any, bytes]:
+    return publication, msgspec.msgpack.encode(publication)

@@ -1,0 +1,101 @@
+"""What every answer carries, and who is let in."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from clinic.__main__ import main
+from clinic.security import require_loopback
+from vocabulary.errors import ConfigurationError
+
+PATHS = ("/", "/patients/7", "/patients/x", "/api/ward", "/fhir/metadata", "/health", "/static/vigil.css", "/nowhere")
+
+
+async def test_every_answer_carries_the_headers(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    for path in PATHS:
+        headers = (await clinic.client.get(path)).headers
+        assert headers["content-security-policy"].startswith("default-src 'self'"), path
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store"), path
+        assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_pages_need_nothing_the_policy_forbids(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7, extra=[wards.signal("lactate", 2.4)]))
+    await clinic.settle()
+    for path in ("/", "/patients/7", "/patients/404"):
+        page = (await clinic.client.get(path)).text
+        assert not re.search(r"\sstyle=|\son[a-z]+=|javascript:", page)
+        assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", page))
+        for address in re.findall(r'(?:src|href|action)="([^"]+)"', page):
+            assert address.startswith(("/", "#")), address
+            if address.startswith("/static"):
+                assert (await clinic.client.get(address)).status_code == 200
+
+
+async def test_no_asset_reaches_beyond_this_server(clinic) -> None:
+    for name in ("vigil.css", "vigil.js"):
+        text = (await clinic.client.get(f"/static/{name}")).text
+        assert not re.search(r"https?://|@import|url\(", text)
+    assert (await clinic.client.get("/static/../app.py")).status_code == 404
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "10.0.0.5", "127.0.0.1.evil.example", ""])
+async def test_a_foreign_host_is_refused(clinic, host: str) -> None:
+    assert (await clinic.client.get("/api/ward", headers={"Host": host})).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:1", "[::1]:8000", "LOCALHOST", "127.0.0.2"])
+async def test_this_machine_is_let_in(clinic, host: str) -> None:
+    assert (await clinic.client.get("/health", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "hospital.example", ""])
+def test_listening_beyond_loopback_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="loopback"):
+        require_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_may_be_listened_on(host: str) -> None:
+    require_loopback(host)
+
+
+def test_the_process_refuses_other_hosts_with_status_two(monkeypatch, capsys) -> None:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    monkeypatch.setenv("VIGIL_HOST", "0.0.0.0")
+    monkeypatch.setenv("VIGIL_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("VIGIL_NATS_URL", "nats://127.0.0.1:1")
+    try:
+        assert main([]) == 2
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+    assert "VIGIL_HOST" in capsys.readouterr().err
+
+
+def test_help_explains_the_settings(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for word in ("VIGIL_CLINIC_PORT", "VIGIL_DATABASE_URL", "/fhir/metadata", "Exit status"):
+        assert word in said
+
+
+async def test_no_patient_is_named_in_the_logs(clinic, wards, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    for path in ("/", "/patients/7", "/fhir/Patient?identifier=SECRET-MRN", "/patients/x"):
+        await clinic.client.get(path)
+    said = " ".join(
+        record.getMessage() for record in caplog.records if record.name.split(".")[0] not in {"httpx", "httpcore"}
+    )
+    assert "Hansen" not in said
+    assert "SECRET-MRN" not in said
