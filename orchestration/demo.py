@@ -35,8 +35,6 @@ from vocabulary.settings import Settings
 PLAY_S = 60.0
 """How long the playing lasts in real time, unless --speed says otherwise."""
 STAY_MINUTES = 48 * 60
-RECORDED_CODES = {"99PN2012|MechVent": "mechanical_ventilation"}
-"""The one parameter of PhysioNet 2012 that has no LOINC code, mapped as a site would map it."""
 STAGGER_S = 60.0
 LIVES_ON_MINUTES = 24 * 60
 """Without --exit the ward goes on for this long after the table is shown."""
@@ -70,10 +68,8 @@ def scaled(settings: Settings, plan: Plan, now_us: int) -> Settings:
     """Return settings for a demonstration: its own folder and servers, and a clock that ends about now."""
     speed = plan.chosen_speed
     lead_us = round(plan.play_minutes * 60e6 * (1 - 1 / speed))
-    update: dict[str, object] = {} if plan.recorded is None else {"local_codes": RECORDED_CODES}
     return settings.model_copy(
-        update=update
-        | {
+        update={
             "data_dir": settings.data_dir / DEMO_FOLDER,
             "database_url": None,  # never into a hospital's own database
             "nats_url": None,

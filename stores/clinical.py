@@ -166,8 +166,12 @@ async def open_stays(conn: Connection) -> list[OpenStay]:
 
 async def changed_since(conn: Connection, position: int) -> list[int]:
     """Return the records that were told of, moved or merged behind a log position, in order."""
-    statement = sql.SQL("""select patient_id from patient where updated_position > %(position)s
+    statement = sql.Composed(
+        [
+            sql.SQL("""select patient_id from patient where updated_position > %(position)s
         union select patient_id from encounter where updated_position > %(position)s order by 1""")
+        ]
+    )
     return [row[0] for row in await _tuples(conn, statement, {"position": position})]
 
 

@@ -80,16 +80,15 @@ def lock_key(patient_id: int) -> int:
     return zlib.crc32(patient_id.to_bytes(8, "big", signed=True)) - (1 << 31)
 
 
-def pack(
-    buckets: Mapping[Key, Sequence[Sample]], revision_of: Mapping[int, int], known_from_us: int
-) -> list[NewRow]:
+def pack(buckets: Mapping[Key, Sequence[Sample]], revision_of: Mapping[int, int], known_from_us: int) -> list[NewRow]:
     """Return level-0 blocks of one commit's values; `revision_of` is each patient's."""
     rows = []
     for key, samples in buckets.items():
         times = [sample.effective_at_us for sample in samples]
         bits = bits_of({sample.concept for sample in samples})
         columns = blocks.encode(samples, blocks.seed_of(*key))
-        rows.append(NewRow(key, revision_of[key[0]], known_from_us, bits, min(times), max(times), len(samples), 0, columns))
+        revision = revision_of[key[0]]
+        rows.append(NewRow(key, revision, known_from_us, bits, min(times), max(times), len(samples), 0, columns))
     return rows
 
 

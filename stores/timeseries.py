@@ -74,7 +74,9 @@ async def write(
             raise BrokenInvariantError(f"expected a concept of the table, found number {sample.concept}")
         limit = revision_of[sample.patient_id]
         if sample.position > limit or sample.released_position > limit:
-            raise BrokenInvariantError(f"expected values up to log position {limit}, found one from {sample.known_from}")
+            raise BrokenInvariantError(
+                f"expected values up to log position {limit}, found one from {sample.known_from}"
+            )
         if group:
             effective = sample.effective_at_us
             buckets[sample.patient_id, group, effective - effective % HOUR_US].append(sample)

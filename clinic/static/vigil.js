@@ -79,8 +79,8 @@ function patchBeds(patch) {
     const before = document.getElementById(`bed-${id}`);
     if (before) {
       const wasFocused = before.contains(document.activeElement);
-      const total = (bed) => bed.querySelector(".score").textContent;
-      row.classList.toggle("changed", total(before) !== total(row));
+      const band = (bed) => bed.querySelector(".score .word").textContent;
+      row.classList.toggle("changed", band(before) !== band(row));
       before.replaceWith(row);
       if (wasFocused) row.querySelector("a")?.focus();
     } else {

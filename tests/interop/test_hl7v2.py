@@ -179,7 +179,7 @@ def test_a_line_that_is_no_segment_is_counted_and_the_values_around_it_stay():
 
 def test_own_delimiters_give_the_same_message():
     usual = decode(MSH, PID, OBR, HEART_RATE)
-    own = "\r".join((MSH, PID, OBR, HEART_RATE)).translate(str.maketrans("|^~\\&", "#@*/+")).replace("/min", "//E/min")
+    own = f"{MSH}\r{PID}\r{OBR}\r{HEART_RATE}".translate(str.maketrans("|^~\\&", "#@*/+")).replace("/min", "//E/min")
     message = hl7v2.decode(own.replace("#//E/min", "#/E/min").encode(), BERLIN)
     assert isinstance(message, hl7v2.Message)
     assert (message.header.field, message.header.encoding) == ("#", "@*/+")
@@ -434,8 +434,18 @@ def test_older_identifiers_count_only_where_the_newer_field_names_nobody():
     assert decode(MSH, HEART_RATE).patient is None
 
 
-@pytest.mark.parametrize(("sent", "sex"), [("M", "male"), ("f", "female"), ("O", "other"), ("A", "other"), ("U", "unknown"),
-                                           ("", "unknown"), ("7", "unknown")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "sex"),
+    [
+        ("M", "male"),
+        ("f", "female"),
+        ("O", "other"),
+        ("A", "other"),
+        ("U", "unknown"),
+        ("", "unknown"),
+        ("7", "unknown"),
+    ],
+)
 def test_sex(sent, sex):
     assert decode(MSH, f"PID|||1|||||{sent}").patient.sex == sex
 

@@ -1,5 +1,7 @@
 """HL7 timestamps against the calendar of the standard library."""
 
+# ruff: noqa: DTZ001 - naive moments here stand for what a sender without an offset means
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone

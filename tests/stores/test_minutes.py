@@ -31,7 +31,8 @@ def test_the_median_is_the_textbook_s(values: list[float]) -> None:
 
 async def test_columns_and_table_agree(connection: Connection) -> None:
     found = await connection.execute(
-        "select column_name from information_schema.columns where table_name = 'vitals_minute' order by ordinal_position"
+        "select column_name from information_schema.columns where table_name = 'vitals_minute' "
+        "order by ordinal_position"
     )
     names = tuple(row[0] for row in await found.fetchall())
     assert names == ("patient_id", "minute", *MINUTE_COLUMNS, "n", "revised")
@@ -68,15 +69,14 @@ async def test_minutes_made_again_equal_those_kept_up_step_by_step(connection: C
     end = START_US + 30 * MINUTE_US
     for step in range(60):
         position = FIRST + step
-        samples = []
-        for index in range(chance.randrange(1, 8)):
-            samples.append(
-                Sample(
-                    1, chance.choice(numbers), chance.choice([80.0, 36.7, 97.5, 120.0, 21.3]), "",
-                    START_US + chance.randrange(30) * MINUTE_US + chance.randrange(4) * 15_000_000, START_US,
-                    chance.choice([0, 0, 0, 2, 3]), chance.randrange(2), "bed 1", "monitors", position, 0, index,
-                )
-            )  # fmt: skip
+        samples = [
+            Sample(
+                1, chance.choice(numbers), chance.choice([80.0, 36.7, 97.5, 120.0, 21.3]), "",
+                START_US + chance.randrange(30) * MINUTE_US + chance.randrange(4) * 15_000_000, START_US,
+                chance.choice([0, 0, 0, 2, 3]), chance.randrange(2), "bed 1", "monitors", position, 0, index,
+            )
+            for index in range(chance.randrange(1, 8))
+        ]  # fmt: skip
         async with transaction(connection):
             await timeseries.write(connection, samples, position, START_US)
             for sample in samples:

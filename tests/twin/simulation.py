@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import msgspec
 
@@ -24,7 +25,7 @@ from twin.normalizer import Normalizer, open_normalizer
 from vocabulary.clock import ManualClock
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS, RawItem, RawPack
 from vocabulary.settings import Settings
-from vocabulary.snapshot import Publication
+from vocabulary.snapshot import Publication, TwinSnapshot, from_bytes
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -451,3 +452,16 @@ async def minutes_that_differ(connection: Connection, until_us: int) -> list[int
             if await minutes.rebuild_minutes(connection, ids, START - 30 * 24 * HOUR, until_us // MINUTE * MINUTE):
                 wrong.append(ids[0])
     return wrong
+
+
+def differences(published: bytes, rebuilt: TwinSnapshot) -> list[str]:
+    """What a rebuilt snapshot says otherwise than the published one."""
+    first, second = from_bytes(published), rebuilt
+    said = []
+    for name in TwinSnapshot.__struct_fields__:
+        one, other = getattr(first, name), getattr(second, name)
+        if isinstance(one, list):
+            said += [f"{name}: {a} / {b}" for a, b in zip_longest(one, other) if a != b]
+        elif one != other:
+            said.append(f"{name}: {one} / {other}")
+    return said
