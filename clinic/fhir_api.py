@@ -21,16 +21,14 @@ from clinic.fhir_resources import (
     DIASTOLIC,
     SYSTOLIC,
     Resource,
-    news2_observation,
     observation,
     outcome,
     parse_observation_id,
     patient,
     pressure_panel,
-    snapshot_bundle,
-    snapshot_observation,
 )
 from clinic.fhir_search import Search, SearchError, cursor_text, newest_first, parse_search
+from clinic.fhir_snapshot import news2_observation, snapshot_bundle, snapshot_observation
 from clinic.questions import Measured, Person
 from vocabulary.concepts import by_key, by_number
 from vocabulary.errors import UnavailableError

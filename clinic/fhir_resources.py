@@ -1,23 +1,19 @@
-"""Kept values and snapshots as FHIR R4 resources: plain dictionaries in the order FHIR lists their elements.
+"""Kept values as FHIR R4 resources: plain dictionaries in the order FHIR lists their elements.
 
-Here: Patient, Observation (vital signs, blood-pressure panels, laboratory), the twin snapshot as a Bundle with
-Provenance, OperationOutcome, identities of resources.
-Not here: searching (clinic.fhir_search), routes (clinic.fhir_api).
-Source: HL7 FHIR R4 (4.0.1): Observation, Patient, Provenance, Bundle; vital-signs and blood-pressure profiles;
-SNOMED CT UK edition 1104051000000101 |Royal College of Physicians NEWS2 total score|.
+Here: Patient, Observation (vital signs, blood-pressure panels, laboratory), OperationOutcome, identities of resources.
+Not here: the twin snapshot (clinic.fhir_snapshot), searching (clinic.fhir_search), routes (clinic.fhir_api).
+Source: HL7 FHIR R4 (4.0.1): Observation, Patient; vital-signs and blood-pressure profiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from clinic import words
-from clinic.bed_view import news2_of
 from clinic.questions import Measured, Person
 from vocabulary.concepts import Concept, by_number
 from vocabulary.records import ObservationStatus
-from vocabulary.snapshot import Score, SignalState, TwinSnapshot
 
 Resource = dict[str, Any]
 
@@ -148,14 +144,14 @@ def observation(measured: Measured, version: int | None = None) -> Resource:
         "id": str(id_of(measured)),
         "meta": meta,
         "status": _STATUS[measured.status],
-        "category": _category(concept),
-        "code": _code(concept),
+        "category": category_element(concept),
+        "code": code_element(concept),
         "subject": {"reference": f"Patient/{measured.patient_id}"},
         "effectiveDateTime": words.instant(measured.effective_at_us),
         "issued": words.instant(measured.received_at_us),
     }
     is_error = measured.status is ObservationStatus.ENTERED_IN_ERROR
-    resource.update(_value(concept, None if is_error else measured.value, "" if is_error else measured.text))
+    resource.update(value_element(concept, None if is_error else measured.value, "" if is_error else measured.text))
     if measured.device:
         resource["device"] = {"identifier": {"value": measured.device}, "type": "Device"}
     return resource
@@ -168,7 +164,7 @@ def pressure_panel(systolic: Measured | None, diastolic: Measured | None) -> Res
         raise ValueError("a blood-pressure panel needs a systolic or a diastolic pressure")
     resource = observation(leading)
     resource["meta"]["profile"] = [PROFILES + "bp"]
-    resource["category"] = [_coding_category("vital-signs", "Vital Signs")]
+    resource["category"] = [coding_category("vital-signs", "Vital Signs")]
     resource["code"] = {
         "coding": [
             {"system": LOINC, "code": PRESSURE_PANEL, "display": "Blood pressure panel with all children optional"}
@@ -227,28 +223,31 @@ def _component(key: str, measured: Measured | None) -> Resource:
     concept = words.concept_of(key)
     if concept is None:
         raise KeyError(key)
-    component: Resource = {"code": _code(concept)}
+    component: Resource = {"code": code_element(concept)}
     is_error = measured is not None and measured.status is ObservationStatus.ENTERED_IN_ERROR
-    component.update(_value(concept, measured.value if measured is not None and not is_error else None, ""))
+    component.update(value_element(concept, measured.value if measured is not None and not is_error else None, ""))
     return component
 
 
-def _category(concept: Concept) -> list[Resource]:
+def category_element(concept: Concept) -> list[Resource]:
+    """Return the `category` of a concept's Observations."""
     if concept.loinc in _VITAL_PROFILES:
-        return [_coding_category("vital-signs", "Vital Signs")]
-    return [_coding_category(*_CATEGORIES.get(concept.category, ("exam", "Exam")))]
+        return [coding_category("vital-signs", "Vital Signs")]
+    return [coding_category(*_CATEGORIES.get(concept.category, ("exam", "Exam")))]
 
 
 def category_of(concept: Concept) -> str:
     """Return the code of an observation's category."""
-    return str(_category(concept)[0]["coding"][0]["code"])
+    return str(category_element(concept)[0]["coding"][0]["code"])
 
 
-def _coding_category(code: str, display: str) -> Resource:
+def coding_category(code: str, display: str) -> Resource:
+    """Return one observation category."""
     return {"coding": [{"system": CATEGORY, "code": code, "display": display}]}
 
 
-def _code(concept: Concept) -> Resource:
+def code_element(concept: Concept) -> Resource:
+    """Return the `code` of a concept's Observations: LOINC, with what its profile demands beside."""
     codings = [
         {"system": LOINC, "code": concept.loinc} if concept.loinc else {"system": OWN_CODES, "code": concept.key}
     ]
@@ -259,9 +258,10 @@ def _code(concept: Concept) -> Resource:
     return {"coding": codings, "text": concept.display}
 
 
-def _value(concept: Concept, value: float | None, text: str) -> Resource:
+def value_element(concept: Concept, value: float | None, text: str) -> Resource:
+    """Return the `value[x]` of an Observation, or why it has none."""
     if value is not None:
-        quantity: Resource = {"value": _number(value)}
+        quantity: Resource = {"value": number_element(value)}
         if concept.unit:
             quantity |= {"unit": words.unit_text(concept.unit) or concept.unit, "system": UCUM, "code": concept.unit}
         return {"valueQuantity": quantity}
@@ -272,196 +272,6 @@ def _value(concept: Concept, value: float | None, text: str) -> Resource:
     return {"dataAbsentReason": {"coding": [{"system": ABSENT, "code": "unknown", "display": "Unknown"}]}}
 
 
-def _number(value: float) -> int | float:
+def number_element(value: float) -> int | float:
+    """Return a number as FHIR writes a decimal: whole where it is whole."""
     return int(value) if value == int(value) and abs(value) < 2**53 else value
-
-
-def signal_observation(snapshot: TwinSnapshot, signal: SignalState) -> Resource | None:
-    """Return a snapshot's signal as an Observation; None for a concept this version does not know."""
-    concept = words.concept_of(signal.concept)
-    if concept is None:
-        return None
-    resource: Resource = {
-        "resourceType": "Observation",
-        "id": f"{snapshot.snapshot_id}.{concept.number}",
-        "status": signal.status,
-        "category": _category(concept),
-        "code": _code(concept),
-        "subject": {"reference": f"Patient/{snapshot.patient_id}"},
-        "effectiveDateTime": words.instant(signal.effective_at_us),
-        "issued": words.instant(signal.received_at_us),
-        **_value(concept, signal.value, signal.text),
-    }
-    if signal.is_stale:
-        resource["note"] = [
-            {"text": f"Stale at {words.instant(snapshot.as_of_us)}: older than this value stays current."}
-        ]
-    if signal.device:
-        resource["device"] = {"identifier": {"value": signal.device}, "type": "Device"}
-    return resource
-
-
-def news2_observation(snapshot: TwinSnapshot, score: Score, base: str) -> Resource:
-    """Return NEWS2 as an Observation derived from the signals it was made of.
-
-    A total of only what was measured is a lower bound, and is told with the comparator `>=`.
-    """
-    resource: Resource = {
-        "resourceType": "Observation",
-        "id": f"{snapshot.snapshot_id}.news2",
-        "status": "final",
-        "category": [_coding_category("survey", "Survey")],
-        "code": {
-            "coding": [{"system": SNOMED, "code": NEWS2_TOTAL,
-                        "display": "Royal College of Physicians NEWS2 (National Early Warning Score 2) total score"}],
-            "text": "NEWS2",
-        },
-        "subject": {"reference": f"Patient/{snapshot.patient_id}"},
-        "effectiveDateTime": words.instant(snapshot.as_of_us),
-    }  # fmt: skip
-    if score.total is None:
-        resource["dataAbsentReason"] = {
-            "coding": [{"system": ABSENT, "code": "not-performed", "display": "Not Performed"}],
-            "text": score.statement or "No component was measured.",
-        }
-    else:
-        quantity: Resource = {"value": _number(score.total)}
-        if score.missing:
-            quantity["comparator"] = ">="
-        resource["valueQuantity"] = quantity | {"unit": "score", "system": UCUM, "code": "{score}"}
-    if score.band:
-        resource["interpretation"] = [{"text": words.band_text(score.band)}]
-    if score.statement:
-        resource["note"] = [{"text": score.statement}]
-    resource["method"] = {"text": score.protocol}
-    derived = [
-        {"reference": f"{base}/Observation/{snapshot.snapshot_id}.{concept.number}"}
-        for signal in snapshot.signals
-        if (concept := words.concept_of(signal.concept)) is not None and _is_part(signal.concept, score)
-    ]
-    if derived:
-        resource["derivedFrom"] = derived
-    components: list[Resource] = [
-        {
-            "code": {"text": f"NEWS2 points: {words.component_title(name)}"},
-            "valueQuantity": {"value": _number(points), "unit": "score", "system": UCUM, "code": "{score}"},
-        }
-        for name, points in sorted(score.parts.items())
-    ]
-    components += [
-        {
-            "code": {"text": f"NEWS2 points: {words.component_title(name)}"},
-            "dataAbsentReason": {"coding": [{"system": ABSENT, "code": "not-performed", "display": "Not Performed"}]},
-        }
-        for name in score.missing
-    ]
-    if components:
-        resource["component"] = components
-    return resource
-
-
-# Signals a component may have been taken from when its own name was not measured.
-_SPEAKS_FOR = {
-    "arterial_oxygen_saturation": "oxygen_saturation",
-    "arterial_systolic_blood_pressure": "systolic_blood_pressure",
-    "pulse_rate": "heart_rate",
-    "glasgow_coma_score": "consciousness",
-    "inspired_oxygen_fraction": "supplemental_oxygen",
-    "oxygen_flow_rate": "supplemental_oxygen",
-    "mechanical_ventilation": "supplemental_oxygen",
-}
-
-
-def _is_part(key: str, score: Score) -> bool:
-    return key in score.parts or _SPEAKS_FOR.get(key) in score.parts
-
-
-def snapshot_observation(snapshot: TwinSnapshot, suffix: str, base: str) -> Resource | None:
-    """Return the Observation of a snapshot that an id `<snapshot>.<suffix>` names."""
-    if suffix == "news2":
-        score = news2_of(snapshot)
-        return news2_observation(snapshot, score, base) if score else None
-    for signal in snapshot.signals:
-        concept = words.concept_of(signal.concept)
-        if concept is not None and str(concept.number) == suffix:
-            return signal_observation(snapshot, signal)
-    return None
-
-
-def snapshot_bundle(snapshot: TwinSnapshot, digest: str, base: str, snapshot_system: str) -> Resource:
-    """Return a twin snapshot as a collection: its signals, NEWS2 derived from them, and what made it.
-
-    Args:
-        snapshot: what was published.
-        digest: SHA-256 of its canonical bytes, hexadecimal.
-        base: the address of this FHIR door.
-        snapshot_system: system of the snapshot's identifier.
-    """
-    resources = [
-        resource for signal in snapshot.signals if (resource := signal_observation(snapshot, signal)) is not None
-    ]
-    score = news2_of(snapshot)
-    if score is not None:
-        resources.append(news2_observation(snapshot, score, base))
-    provenance = _provenance(snapshot, digest, [resource["id"] for resource in resources], base, snapshot_system)
-    entries = [
-        {"fullUrl": f"{base}/{resource['resourceType']}/{resource['id']}", "resource": resource}
-        for resource in [*resources, provenance]
-    ]
-    return {
-        "resourceType": "Bundle",
-        "id": snapshot.snapshot_id,
-        "identifier": {"system": snapshot_system, "value": snapshot.snapshot_id},
-        "type": "collection",
-        "timestamp": words.instant(snapshot.as_of_us),
-        "entry": entries,
-    }
-
-
-def _provenance(
-    snapshot: TwinSnapshot, digest: str, observation_ids: Sequence[str], base: str, snapshot_system: str
-) -> Resource:
-    made_by = snapshot.provenance
-    versions = [
-        f"code {made_by.code_version}",
-        f"lock {made_by.lock_digest}",
-        f"terminology {made_by.terminology_version}",
-    ]
-    versions += [f"{name} {version}" for name, version in sorted(made_by.protocols.items())]
-    if made_by.model:
-        versions.append(f"model {made_by.model}")
-    targets = [{"reference": f"{base}/Observation/{one}"} for one in observation_ids]
-    return {
-        "resourceType": "Provenance",
-        "id": f"{snapshot.snapshot_id}.provenance",
-        "contained": [
-            {
-                "resourceType": "Device",
-                "id": "engine",
-                "deviceName": [{"name": "Vigil twin engine", "type": "model-name"}],
-                "version": [{"value": version} for version in versions],
-            }
-        ],
-        "target": targets or [{"reference": f"{base}/Patient/{snapshot.patient_id}"}],
-        "occurredDateTime": words.instant(snapshot.as_of_us),
-        "recorded": words.instant(snapshot.as_of_us),
-        "activity": {"text": "Twin snapshot computed from the log"},
-        "agent": [
-            {
-                "type": {
-                    "coding": [{"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type",
-                                "code": "assembler", "display": "Assembler"}]
-                },
-                "who": {"reference": "#engine"},
-            }
-        ],
-        "entity": [
-            {
-                "role": "source",
-                "what": {
-                    "identifier": {"system": snapshot_system, "value": snapshot.snapshot_id},
-                    "display": f"log position {snapshot.position}, sha256 {digest}",
-                },
-            }
-        ],
-    }  # fmt: skip

@@ -17,7 +17,7 @@ from interop.hl7v2_text import NULL, Dialect, shorten
 from vocabulary.records import Reason, Rejected
 
 _NUMBER: Final = re.compile(
-    r"\s*(<=|>=|<>|<|>|=)?\s*([+-]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][+-]?\d{1,2})?)\s*", re.ASCII
+    r"(<=|>=|<>|<|>|=)? ?([+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,2})?)", re.ASCII
 )
 _TEXTS: Final = frozenset({"ST", "TX", "FT", "IS", "ID", "DT", "TM", "TS", "DTM"})
 _CODED: Final = frozenset({"CE", "CWE", "CNE", "CF"})
@@ -65,7 +65,7 @@ def read_value(kind: str, raw: str, *, has_unit: bool, reader: Dialect, where: s
 
 def read_number(text: str) -> Parsed | None:
     """Return a decimal number, perhaps a bound, or None."""
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(text.strip())
     if match is None:
         return None
     comparator = match.group(1) or ""
@@ -77,7 +77,7 @@ def is_empty(raw: str, reader: Dialect) -> bool:
     if not raw or raw == NULL:
         return True
     delimiters = reader.component + reader.repetition + reader.subcomponent + " \t"
-    return len(raw) < 4_096 and not raw.replace(NULL, "").strip(delimiters)
+    return not raw.replace(NULL, "").strip(delimiters)
 
 
 def _structured(raw: str, reader: Dialect, where: str) -> Parsed | Rejected:

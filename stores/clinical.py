@@ -166,11 +166,9 @@ async def open_stays(conn: Connection) -> list[OpenStay]:
 
 async def changed_since(conn: Connection, position: int) -> list[int]:
     """Return the records that were told of, moved or merged behind a log position, in order."""
-    statement = sql.Composed(
-        [
-            sql.SQL("""select patient_id from patient where updated_position > %(position)s
-        union select patient_id from encounter where updated_position > %(position)s order by 1""")
-        ]
+    statement = sql.SQL("""select patient_id from patient where updated_position > {position}
+        union select patient_id from encounter where updated_position > {position} order by 1""").format(
+        position=sql.Placeholder("position")
     )
     return [row[0] for row in await _tuples(conn, statement, {"position": position})]
 
@@ -218,13 +216,18 @@ async def merged_ids(conn: Connection, patient_id: int, *, known_at: int | None 
 async def encounters(conn: Connection, patient_ids: Sequence[int], *, known_at: int | None = None) -> list[KnownStay]:
     """Return the stays of these records, oldest first, as known at a position (None: now).
 
-    As known in the past, start, end and status follow the places then known (a stay without a place shows its
-    present start); class and visit number are the present ones.
+    Status, start, end and places are those known then; class and visit number are the present ones.
     """
     known = _at(known_at)
     ids = list(patient_ids)
-    statement = _ENCOUNTER + sql.SQL(""" where patient_id = any(%(ids)s) and known_from <= %(k)s
-        order by started_at_us, encounter_id""")
+    statement = sql.SQL("""select e.encounter_id, e.patient_id, e.visit_number, e.class as patient_class, s.status,
+            s.started_at_us, s.ended_at_us, e.known_from, s.known_from as updated_position
+        from encounter e cross join lateral (
+            select * from encounter_state s where s.encounter_id = e.encounter_id and s.known_from <= {known}
+            order by s.known_from desc limit 1) s
+        where e.patient_id = any({ids}) order by s.started_at_us, e.encounter_id""").format(
+        known=sql.Placeholder("k"), ids=sql.Placeholder("ids")
+    )
     stays = await _rows(conn, EncounterRow, statement, {"ids": ids, "k": known})
     held = await _places(
         conn,
@@ -235,7 +238,19 @@ async def encounters(conn: Connection, patient_ids: Sequence[int], *, known_at: 
     by_stay: dict[int, list[EncounterPlaceRow]] = {}
     for row in held:
         by_stay.setdefault(row.encounter_id, []).append(row)
-    return [_as_known(stay, by_stay.get(stay.encounter_id, []), known) for stay in stays]
+    return [
+        KnownStay(
+            encounter_id=stay.encounter_id,
+            patient_id=stay.patient_id,
+            visit_number=stay.visit_number,
+            patient_class=stay.patient_class,
+            status=stay.status,
+            started_at_us=stay.started_at_us,
+            ended_at_us=stay.ended_at_us,
+            places=by_stay.get(stay.encounter_id, []),
+        )
+        for stay in stays
+    ]
 
 
 async def associations(
@@ -259,23 +274,6 @@ async def beds(conn: Connection, *, as_of_us: int, known_at: int | None = None) 
 
 def _at(known_at: int | None) -> int:
     return EVER if known_at is None else known_at
-
-
-def _as_known(stay: EncounterRow, held: list[EncounterPlaceRow], known: int) -> KnownStay:
-    started, ended, status = stay.started_at_us, stay.ended_at_us, stay.status
-    if stay.updated_position > known and held:
-        started, ended = held[0].from_us, held[-1].to_us
-        status = "in-progress" if ended is None else "finished"
-    return KnownStay(
-        encounter_id=stay.encounter_id,
-        patient_id=stay.patient_id,
-        visit_number=stay.visit_number,
-        patient_class=stay.patient_class,
-        status=status,
-        started_at_us=started,
-        ended_at_us=ended,
-        places=held,
-    )
 
 
 async def _rows(

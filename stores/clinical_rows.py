@@ -112,6 +112,7 @@ class Changes(msgspec.Struct, frozen=True):
     places: list[EncounterPlaceRow]
     closed_associations: list[AssociationRow]
     associations: list[AssociationRow]
+    encounter_states: list[EncounterRow] = []  # every step of the stays in `encounters`, the last one included
 
     @property
     def is_empty(self) -> bool:

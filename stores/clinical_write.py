@@ -38,6 +38,7 @@ async def write(conn: Connection, changes: Changes) -> None:
         )
     if changes.encounters:
         await _write_encounters(conn, changes.encounters)
+        await _write_encounter_states(conn, [*changes.encounter_states, *changes.encounters])
     await _write_places(conn, changes.closed_places, changes.places)
     await _write_associations(conn, changes.closed_associations, changes.associations)
 
@@ -98,6 +99,21 @@ async def _write_encounters(conn: Connection, rows: Sequence[EncounterRow]) -> N
                 row.updated_position,
             )
             for row in rows
+        ],
+    )
+
+
+async def _write_encounter_states(conn: Connection, rows: Sequence[EncounterRow]) -> None:
+    last = {(row.encounter_id, row.updated_position): row for row in rows}
+    await _insert(
+        conn,
+        """insert into encounter_state (encounter_id, known_from, status, started_at_us, ended_at_us)
+        select * from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[])
+        on conflict (encounter_id, known_from) do update set status = excluded.status,
+            started_at_us = excluded.started_at_us, ended_at_us = excluded.ended_at_us""",
+        [
+            (row.encounter_id, row.updated_position, row.status, row.started_at_us, row.ended_at_us)
+            for row in last.values()
         ],
     )
 

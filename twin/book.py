@@ -141,6 +141,7 @@ class Book:
         if old is None or msgspec.structs.replace(old, updated_position=position) != row:
             self._encounters[stay.encounter_id] = row
             self._changed_encounters.add(stay.encounter_id)
+            self._encounter_states[stay.encounter_id, position] = row
         self._keep_places(stay, position)
         touched = self._claim(before, stay)
         return [bed_key(subject) for subject in touched if self._settle(subject, position)]
@@ -233,6 +234,7 @@ class Book:
             places=list(self._place_revisions.added.values()),
             closed_associations=self._association_revisions.closed,
             associations=list(self._association_revisions.added.values()),
+            encounter_states=list(self._encounter_states.values()),
         )
         self._forget_changes()
         return changes
@@ -240,6 +242,7 @@ class Book:
     def _forget_changes(self) -> None:
         self._changed_patients: set[int] = set()
         self._changed_encounters: set[int] = set()
+        self._encounter_states: dict[tuple[int, int], EncounterRow] = {}
         self._new_identifiers: list[IdentifierRow] = []
         self._new_merges: list[MergeRow] = []
         self._place_revisions: _Revisions[EncounterPlaceRow] = _Revisions(

@@ -131,7 +131,12 @@ class Engine:
             log_time_us=log_time_us,
             known_at=known_at,
         )
-        await rebuilding.read_window(connection, self.window, patient, log_time_us)
+        if located.is_admitted:
+            await rebuilding.read_window(connection, self.window, patient, log_time_us)
+        else:
+            # The last snapshot of one who leaves. A retired record's minutes may hold values of records merged into it.
+            self.window.clear(patient_id)
+            await rebuilding.compute_window(connection, self.window, patient, log_time_us, known_at)
         before = self.patients.get(patient_id)
         if before is not None:
             patient.received_monotonic_ns = before.received_monotonic_ns

@@ -95,7 +95,8 @@ def test_a_patient_page_is_patched_part_by_part(served, wards) -> None:
 def test_a_viewer_who_leaves_is_forgotten(served) -> None:
     hub = served.app.state.context.hub
     with httpx.stream("GET", f"{served.url}/streams/board", timeout=5) as response:
-        _next(_events(response), "pulse")
+        events = _events(response)  # held: httpx closes a response whose iterator is dropped
+        _next(events, "pulse")
         assert hub.count() == 1
     _until(lambda: hub.count() == 0)
 

@@ -457,5 +457,7 @@ def test_empty_lines_without_end_are_refused_before_they_cost_memory():
 
 
 def test_more_values_than_bytes_could_honestly_carry_are_refused():
-    rejected = refuse(MSH, PID, "OBX|1|ST|1||" + "a~" * 50_000)
-    assert rejected.reason is Reason.TOO_LARGE or rejected.where.startswith("OBX")
+    why = value_refused(MSH, PID, "OBX|1|ST|1||" + "a~" * 50_000)
+    assert (why.reason, why.where) == (Reason.TOO_LARGE, "OBX[1]-5")
+    rejected = refuse(MSH, PID, *["OBX|1|ST|1||" + "a~" * 1_000] * 50)
+    assert rejected.reason is Reason.TOO_LARGE

@@ -419,7 +419,8 @@ async def contents(connection: Connection) -> dict[str, object]:
         found: dict[str, object] = {name: await _rows(connection, query) for name, query in _COMPARED.items()}
         found["ledger"] = (await ledger.balance(connection)).feeds
         found["pending"] = await partition_log.unfolded(connection)
-        found["samples"] = sorted(await stored_samples(connection), key=repr)
+        # As text, so that a withdrawn value's NaN equals itself.
+        found["samples"] = sorted(map(repr, await stored_samples(connection)))
     return found
 
 
