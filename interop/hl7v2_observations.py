@@ -174,11 +174,10 @@ class ObservationReader:
         where = self._where(5)
         repetitions = [raw] if is_deletion and is_empty(raw, reader) else raw.split(reader.repetition)
         for repetition in repetitions:
-            if refusal is not None:
-                if repetition:
-                    self._reject(refusal)
-                continue
             if is_empty(repetition, reader) and not is_deletion:
+                continue
+            if refusal is not None:
+                self._reject(refusal)
                 continue
             parsed = read_value(kind, repetition, has_unit=unit != "", reader=reader, where=where)
             if isinstance(parsed, Rejected):

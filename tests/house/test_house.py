@@ -130,7 +130,8 @@ def tree() -> list[Path]:
 ADDRESSES = re.compile(
     "|".join(
         [
-            r"pypi\.(org|python)", r"files\.python" + "hosted", r"registry\.npm" + "js", r"(deb|security)\.deb" + r"ian\.org",
+            r"pypi\.(org|python)", r"files\.python" + "hosted", r"registry\.npm" + "js",
+            r"(deb|security)\.deb" + r"ian\.org",
             r"--(extra-)?index" + r"-url\s+\S*:", r"find" + r"-links\s+\S*:", r"/opt/" + "(pypi|wheels)",
         ]
     )

@@ -344,6 +344,10 @@ def test_a_deletion_needs_no_valid_value(status, value):
     assert (got.status, got.order_key) == (status, "FI1^LAB")
 
 
+def test_a_deletion_whose_time_cannot_be_read_is_not_lost():
+    assert value_refused(MSH, PID, obx("NM", "", status="D", rest="noon")).reason is Reason.BAD_TIMESTAMP
+
+
 def test_a_correction_keeps_the_identity_of_what_it_corrects():
     first = reading(MSH, PID, OBR, obx("NM", "7.1", status="P"))
     second = reading(MSH.replace("|C1|", "|C2|"), PID, OBR, obx("NM", "7.3", status="C"))

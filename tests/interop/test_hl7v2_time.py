@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interop.hl7v2_text import BAD_TIME, dialect
@@ -22,6 +22,7 @@ def us(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(datetime(1800, 1, 1), datetime(2999, 12, 31)),
     st.integers(-14 * 60, 14 * 60),
@@ -78,6 +79,7 @@ def test_what_is_no_time_is_none(text):
     assert dialect("|", "^~\\&", "utf-8", UTC).time(text) == (BAD_TIME if text else None)
 
 
+@settings(deadline=None)
 @given(
     st.from_regex(r"(20|19|00)[0-9]{2}[0-9०]{4,12}(\.[0-9]{1,4})?([+-][0-9]{4})?", fullmatch=True)
     | st.from_regex(r"20[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9])[01][0-9][0-6][0-9][0-6][0-9०]([.+-][0-9]{4})?")

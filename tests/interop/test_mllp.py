@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interop.mllp import Frame, Framer, frame
@@ -32,6 +32,7 @@ def test_a_body_that_would_break_the_framing_is_refused(body):
         frame(body)
 
 
+@settings(deadline=None)
 @given(st.lists(bodies, max_size=6), st.lists(st.integers(min_value=0), max_size=30))
 def test_frames_do_not_depend_on_how_the_stream_is_cut(sent, places):
     framer = Framer(100)
@@ -41,6 +42,7 @@ def test_frames_do_not_depend_on_how_the_stream_is_cut(sent, places):
     assert framer.noise_bytes == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(min_value=0), max_size=30), st.integers(1, 50))
 def test_any_bytes_give_the_same_frames_whole_or_in_pieces_and_every_byte_is_accounted_for(data, places, limit):
     whole, pieces = Framer(limit), Framer(limit)

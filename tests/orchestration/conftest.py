@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestration.services import PROGRAMS
+
 # A process that says it is ready, as twin.health does, and stops when asked; its settings are its environment.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
@@ -45,6 +47,9 @@ del sys.argv[1]
 from orchestration.cli import main
 main()
 """
+
+HOUSEHOLD = len(PROGRAMS) + 2
+"""Our own processes, PostgreSQL and nats-server."""
 
 
 def is_running(pid: int) -> bool:
@@ -91,7 +96,7 @@ class Command:
 
     def is_up(self) -> bool:
         answer = self.run("status", "--json")
-        return answer.returncode == 0 and len(json.loads(answer.stdout)["services"]) == 6
+        return answer.returncode == 0 and len(json.loads(answer.stdout)["services"]) == HOUSEHOLD
 
     def wait_until(self, is_so: Callable[[], object], what: str, timeout_s: float = 40) -> None:
         deadline = time.monotonic() + timeout_s

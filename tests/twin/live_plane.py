@@ -183,7 +183,9 @@ class LivePlane:
     async def _reached(self, sequence: int) -> bool:
         self.check()
         async with database.transaction(self.connection) as connection:
-            row = await (await connection.execute("select min(position) from position where reader like 'p%'")).fetchone()
+            row = await (
+                await connection.execute("select min(position) from position where reader like 'p%'")
+            ).fetchone()
         assert row is not None
         return int(row[0]) & ((1 << 40) - 1) >= sequence
 

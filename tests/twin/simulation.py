@@ -154,7 +154,9 @@ class Storyteller:
         if not self.measured:
             return None
         # The last of somebody is the case that matters most: what is then the latest?
-        return self.rng.choice((self.measured[-1], self.rng.choice(self.measured[-12:]), self.rng.choice(self.measured)))
+        return self.rng.choice(
+            (self.measured[-1], self.rng.choice(self.measured[-12:]), self.rng.choice(self.measured))
+        )
 
     def _amend(self, status: str) -> bytes | None:
         earlier = self._earlier()
