@@ -179,7 +179,7 @@ async def _peer(url: str, postgres_pid: int, beds: int, seconds: float) -> Measu
         connection.execute("create index on narrow (patient, code, at)")
     port = free_port()
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.peer_mllp", str(port), env={**os.environ, "PEER_DATABASE_URL": url}
+        sys.executable, "-m", "benchmarks.peers.mllp_narrow", str(port), env={**os.environ, "PEER_DATABASE_URL": url}
     )
     try:
         await asyncio.sleep(1.5)

@@ -12,10 +12,11 @@ memory of at most 40 times its size plus 1 MiB.
 from __future__ import annotations
 
 from datetime import tzinfo
-from functools import lru_cache
-from typing import Final
+from functools import lru_cache, partial
+from typing import Final, NamedTuple
 
 from interop.hl7v2_ack import acknowledge
+from interop.hl7v2_dialect import ABSENT, Dialect, Memo
 from interop.hl7v2_header import decode_header, header_of
 from interop.hl7v2_observations import ObservationReader
 from interop.hl7v2_patients import (
@@ -26,7 +27,7 @@ from interop.hl7v2_patients import (
     read_visit,
 )
 from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Reading, Visit
-from interop.hl7v2_text import ABSENT, Dialect, dialect, read_text, shorten, with_segment_ends
+from interop.hl7v2_text import read_text, shorten, with_segment_ends
 from vocabulary.records import Movement, Reason, Rejected
 
 __all__ = [
@@ -60,6 +61,25 @@ _BYTES_PER_SEGMENT: Final = 6
 _SUPPORTED: Final = "ORU^R01 or ADT^" + ", ".join((*MOVEMENTS, MERGE))
 
 
+class _Sender(NamedTuple):
+    """One way of writing, and what was said in it: a monitor repeats its PID and PV1 every second."""
+
+    reader: Dialect
+    patients: Memo[PatientIdentity | Rejected]
+    visits: Memo[Visit | Rejected]
+
+
+@lru_cache(maxsize=8)
+def _sender(field: str, encoding: str, codec: str, zone: tzinfo) -> _Sender:
+    """Return the memory for one way of writing: a hospital has few of them."""
+    reader = Dialect(field, encoding, codec, zone)
+    return _Sender(
+        reader,
+        Memo(partial(read_patient, reader=reader), _REMEMBERED_SEGMENTS, _REMEMBERED_CHARACTERS),
+        Memo(partial(read_visit, reader=reader, is_movement=False), _REMEMBERED_SEGMENTS, _REMEMBERED_CHARACTERS),
+    )
+
+
 def decode(body: bytes, zone: tzinfo) -> Message | Rejected:
     """Return what a message says, or why it cannot be understood.
 
@@ -76,7 +96,8 @@ def decode(body: bytes, zone: tzinfo) -> Message | Rejected:
         return text
     if ABSENT in text.text:
         return Rejected(Reason.MALFORMED, "message", "text without NUL characters", "a NUL character")
-    reader = dialect(text.text[3], text.msh[1], text.codec, zone)
+    sender = _sender(text.text[3], text.msh[1], text.codec, zone)
+    reader = sender.reader
     header = header_of(text, reader)
     content = with_segment_ends(text.text)
     if len(body) > _BYTES_UNCHECKED and content.count("\r") > _FREE_SEGMENTS + len(body) // _BYTES_PER_SEGMENT:
@@ -90,7 +111,7 @@ def decode(body: bytes, zone: tzinfo) -> Message | Rejected:
     refused = observations.read(content)
     if refused is not None:
         return refused
-    return _message(header, trigger, observations, reader)
+    return _message(header, trigger, observations, sender)
 
 
 def _trigger(header: Header, content: str, reader: Dialect) -> str | Rejected:
@@ -108,12 +129,15 @@ def _trigger(header: Header, content: str, reader: Dialect) -> str | Rejected:
     return Rejected(Reason.UNSUPPORTED_MESSAGE, "MSH-9", _SUPPORTED, shorten(f"{kind}^{trigger}"))
 
 
-def _message(header: Header, trigger: str, observations: ObservationReader, reader: Dialect) -> Message | Rejected:
+def _message(header: Header, trigger: str, observations: ObservationReader, sender: _Sender) -> Message | Rejected:
     """Put together what the segments said, or say what the trigger needs and did not get."""
     others = observations.others
+    reader = sender.reader
     is_movement = trigger != "R01"
-    patient = _patient(others["PID"], reader) if "PID" in others else None
-    visit = _visit(others["PV1"], reader, is_movement=is_movement) if "PV1" in others else None
+    patient = sender.patients[others["PID"]] if "PID" in others else None
+    visit: Visit | Rejected | None = None
+    if "PV1" in others:
+        visit = read_visit(others["PV1"], reader, is_movement=True) if is_movement else sender.visits[others["PV1"]]
     event_at_us = read_event_time(others["EVN"], reader) if is_movement and "EVN" in others else None
     prior = read_prior_identifiers(others["MRG"], reader) if "MRG" in others else ()
     if isinstance(patient, Rejected):
@@ -142,24 +166,3 @@ def _message(header: Header, trigger: str, observations: ObservationReader, read
         observations.rejected,
         observations.without_value,
     )
-
-
-def _patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
-    is_short = len(segment) <= _REMEMBERED_CHARACTERS
-    return _remembered_patient(segment, reader) if is_short else read_patient(segment, reader)
-
-
-def _visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | Rejected:
-    is_short = len(segment) <= _REMEMBERED_CHARACTERS and not is_movement
-    return _remembered_visit(segment, reader) if is_short else read_visit(segment, reader, is_movement=is_movement)
-
-
-# A monitor repeats the same PID and PV1 every second.
-@lru_cache(maxsize=_REMEMBERED_SEGMENTS)
-def _remembered_patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
-    return read_patient(segment, reader)
-
-
-@lru_cache(maxsize=_REMEMBERED_SEGMENTS)
-def _remembered_visit(segment: str, reader: Dialect) -> Visit | Rejected:
-    return read_visit(segment, reader, is_movement=False)

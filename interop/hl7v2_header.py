@@ -7,13 +7,20 @@ Source: HL7 v2.9 chapter 2, section 2.14.9 (MSH).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
+from interop.hl7v2_dialect import BAD_TIME, Dialect
 from interop.hl7v2_records import Header
-from interop.hl7v2_text import BAD_TIME, Dialect, Text, dialect, read_first_line
+from interop.hl7v2_text import Text, read_first_line
 from vocabulary.records import Rejected
 
 _PADDING: Final = [""] * 18
+
+
+@lru_cache(maxsize=8)
+def _dialect(field: str, encoding: str, codec: str) -> Dialect:
+    return Dialect(field, encoding, codec, None)
 
 
 def decode_header(body: bytes) -> Header | Rejected:
@@ -25,7 +32,7 @@ def decode_header(body: bytes) -> Header | Rejected:
     text = read_first_line(body)
     if isinstance(text, Rejected):
         return text
-    return header_of(text, dialect(text.text[3], text.msh[1], text.codec, None))
+    return header_of(text, _dialect(text.text[3], text.msh[1], text.codec))
 
 
 def header_of(text: Text, reader: Dialect) -> Header:

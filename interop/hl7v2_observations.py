@@ -17,9 +17,10 @@ from __future__ import annotations
 from math import nan
 from typing import Final
 
+from interop.hl7v2_dialect import BAD_TIME, OBSERVED_AT, Dialect
 from interop.hl7v2_patients import bad_time, patient_key
 from interop.hl7v2_records import Header, Reading
-from interop.hl7v2_text import BAD_TIME, OBSERVED_AT, Dialect, shorten
+from interop.hl7v2_text import shorten
 from interop.hl7v2_values import Parsed, is_empty, read_value
 from vocabulary.records import Reason, Rejected
 
@@ -256,12 +257,15 @@ class ObservationReader:
         reader = self._reader
         fields = (segment + reader.field * 8).split(reader.field, 8)
         self._obr += 1
-        self._order_at_us = reader.times[fields[7]] if fields[7] else None
-        parts = (fields[3] or fields[2]).partition(reader.repetition)[0].split(reader.component, 3)
-        value, authority = parts[0], parts[1] if len(parts) > 1 else ""
-        if not authority and len(parts) > 2:
-            authority = parts[2]
-        self._order_key = reader.unescape(f"{value}^{authority}" if value and authority else value)
+        self._order_at_us = reader.times[fields[7]]
+        key = fields[3] or fields[2]
+        if reader.repetition in key:
+            key = key.partition(reader.repetition)[0]
+        if reader.component in key:
+            value, namespace, universal, _ = (key + reader.component * 3).split(reader.component, 3)
+            authority = namespace or universal
+            key = f"{value}^{authority}" if value and authority else value
+        self._order_key = reader.unescape(key) if reader.escape in key else key
 
     def _device(self, sub_id: str, behind: str) -> str:
         """Return the device of an OBX without OBX-18: of a PRT right behind it, of its container, of the sender."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from interop.hl7v2_dialect import BAD_TIME, NULL, Dialect
 from interop.hl7v2_records import Identifier, PatientIdentity, Visit
-from interop.hl7v2_text import BAD_TIME, NULL, Dialect, shorten
+from interop.hl7v2_text import shorten
 from interop.hl7v2_time import parse_date
 from vocabulary.records import Place, Reason, Rejected
 

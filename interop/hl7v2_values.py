@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from interop.hl7v2_text import NULL, Dialect, shorten
+from interop.hl7v2_dialect import NULL, Dialect
+from interop.hl7v2_text import shorten
 from vocabulary.records import Reason, Rejected
 
 _NUMBER: Final = re.compile(

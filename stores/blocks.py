@@ -32,7 +32,8 @@ _CHECKSUM_AT, _CHECKSUM_END = 2, 6
 _VARYING = ((1, "q"), (2, "q"), (4, "I"), (8, "H"), (16, "B"), (32, "q"))  # received … released, as in _HEAD
 _EFFECTIVE_VARIES, _SOURCE_VARIES = 64, 128
 _TEXTS_VARY = (256, 512, 1024)  # device, feed, text
-_DECIMALS = ((0, 1.0), (1, 10.0), (2, 100.0), (3, 1000.0))
+_DECIMALS = ((1, 10.0), (2, 100.0), (3, 1000.0))
+_POWERS = (1.0, 10.0, 100.0, 1000.0)
 _RAW = 255
 
 
@@ -108,17 +109,30 @@ def _encode_commit(fields: Sequence[tuple[Any, ...]], seed: int) -> bytes:
 def _pack_values(values: tuple[float, ...]) -> tuple[int, bytes]:
     """Return values as whole numbers of 10^-k when that gives the same floats back, else as they are."""
     n = len(values)
-    if not any(map(math.isnan, values)) and max(map(abs, values)) < 2e6:
-        for places, power in _DECIMALS:
+    found = _whole_numbers(tuple(map(float, values)))
+    if found is None:
+        return _RAW, _array("d", n).pack(*values)
+    places, whole = found
+    if min(whole) >= -32768 and max(whole) <= 32767:
+        return places * 2, _array("h", n).pack(*whole)
+    return places * 2 + 1, _array("i", n).pack(*whole)
+
+
+def _whole_numbers(values: tuple[float, ...]) -> tuple[int, list[int]] | None:
+    if not (min(values) > -2e6 and max(values) < 2e6):  # nor NaN, when it comes first
+        return None
+    if 0.0 in values and any(value == 0 and math.copysign(1.0, value) < 0 for value in values):
+        return None  # minus zero has no whole number
+    if all(map(float.is_integer, values)):
+        return 0, list(map(int, values))
+    for places, power in _DECIMALS:
+        try:
             whole = [round(value * power) for value in values]
-            if tuple([number / power for number in whole]) != values:
-                continue
-            if 0 in whole and any(value == 0 and math.copysign(1.0, value) < 0 for value in values):
-                break  # minus zero has no whole number
-            if min(whole) >= -32768 and max(whole) <= 32767:
-                return places * 2, _array("h", n).pack(*whole)
-            return places * 2 + 1, _array("i", n).pack(*whole)
-    return _RAW, _array("d", n).pack(*values)
+        except (ValueError, OverflowError):  # NaN, or infinity behind it
+            return None
+        if tuple([number / power for number in whole]) == values:
+            return places, whole
+    return None
 
 
 def _pack_dictionary(strings: tuple[str, ...]) -> Iterable[bytes]:
@@ -175,7 +189,7 @@ def _decode_commit(data: bytes, patient_id: int, seed: int) -> list[Sequence[Any
     layout = _array("d" if mode == _RAW else "hi"[mode & 1], n)
     value: Sequence[float] = layout.unpack_from(data, offset)
     if mode != _RAW:
-        power = _DECIMALS[mode >> 1][1]
+        power = _POWERS[mode >> 1]
         value = [number / power for number in value]
     offset += layout.size
     effective: Sequence[int] = (earliest,) * n

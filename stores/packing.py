@@ -12,6 +12,7 @@ Source: frame of reference and delta-of-delta as in Pelkonen et al. 2015, "Goril
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ class CorruptBlockError(BrokenInvariantError):
 
 _UnsignedArray = npt.NDArray[np.uint64]
 _HEAD = struct.Struct("<BQ")  # order | width << 4, then the smallest difference
+_SIGNED_HEAD = struct.Struct("<Bq")
+_SIGNED = struct.Struct("<q")
 _MOST_DECIMALS = 9
 _DICTIONARY = 0xFE
 _RAW = 0xFF
@@ -37,19 +40,20 @@ def _planes(values: _UnsignedArray, width: int) -> bytes:
     return np.ascontiguousarray(values.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].T).tobytes()
 
 
-def _from_planes(data: bytes | memoryview, offset: int, n: int, width: int) -> _UnsignedArray:
+def _from_planes(data: bytes | memoryview, offset: int, n: int, width: int) -> npt.NDArray[Any]:
     flat = np.frombuffer(data, np.uint8, n * width, offset)
     if width == 1:
-        return flat.astype(np.uint64)
+        return flat
     whole = np.zeros((n, 8), np.uint8)
     whole[:, :width] = flat.reshape(width, n).T
-    return whole.view("<u8").reshape(n).astype(np.uint64, copy=False)
+    return whole.view("<i8").reshape(n)
 
 
 def _spread(differences: _UnsignedArray) -> float:
-    """Return about how many bits a difference needs once the compressor knows their distribution."""
-    signed = differences.view(np.int64).astype(np.float64)
-    return float(np.log2(np.abs(signed - np.median(signed)) + 1.0).mean())
+    """Return how far, in all, differences lie from one of them: the less, the better they compress."""
+    signed = differences.view(np.int64)
+    away = signed - signed[len(signed) // 2]
+    return float(np.abs(away.astype(np.float64)).sum())
 
 
 def pack_integers(values: IntArray) -> bytes:
@@ -65,9 +69,9 @@ def pack_integers(values: IntArray) -> bytes:
         candidate, heads, best_spread = differences, b"", _spread(differences)
         for tried in (1, 2):
             heads += struct.pack("<Q", int(candidate[0]))
-            candidate = np.diff(candidate)  # wraps around, and so does its sum
+            candidate = candidate[1:] - candidate[:-1]  # wraps around, and so does its sum
             spread = _spread(candidate)
-            if spread < best_spread - 0.05:  # a tie goes to what is undone faster
+            if spread < best_spread:  # a tie goes to what is undone faster
                 best, first, order, best_spread = candidate, heads, tried, spread
     smallest = best.view(np.int64).min().view(np.uint64)
     reduced = best - smallest
@@ -79,21 +83,23 @@ def unpack_integers(data: bytes | memoryview, offset: int, n: int) -> IntArray:
     """Return the `n` integers that pack_integers wrote at `offset`."""
     if n == 0:
         return np.empty(0, np.int64)
-    mode, smallest = _HEAD.unpack_from(data, offset)
+    mode, smallest = _SIGNED_HEAD.unpack_from(data, offset)
     order, width = mode & 15, mode >> 4
     offset += _HEAD.size
-    if width == 0 and order == 0:
-        return np.full(n, smallest, np.uint64).view(np.int64)
-    first = struct.unpack_from(f"<{order}Q", data, offset)
-    values = _from_planes(data, offset + 8 * order, n - order, width) if width else np.zeros(n - order, np.uint64)
-    values += np.uint64(smallest)
-    for head in reversed(first):
-        summed = np.empty(len(values) + 1, np.uint64)
-        summed[0] = 0
-        np.cumsum(values, out=summed[1:])
-        summed += np.uint64(head)
-        values = summed
-    return values.view(np.int64)
+    if mode == 0:
+        return np.full(n, smallest, np.int64)
+    values = np.empty(n, np.int64)
+    kept = values[order:]
+    if width:
+        kept[:] = _from_planes(data, offset + 8 * order, n - order, width)
+        kept += smallest  # wraps around where the subtraction did
+    else:
+        kept[:] = smallest
+    for place in range(order - 1, -1, -1):
+        (values[place],) = _SIGNED.unpack_from(data, offset + 8 * place)
+        summed = values[place:]
+        np.add.accumulate(summed, out=summed)
+    return values
 
 
 def decimal_places(values: FloatArray) -> int | None:
@@ -130,8 +136,7 @@ def unpack_floats(data: bytes | memoryview, offset: int, n: int) -> FloatArray:
         return np.empty(0, np.float64)
     mode = data[offset]
     if mode <= _MOST_DECIMALS:
-        whole = unpack_integers(data, offset + 1, n).astype(np.float64)
-        return whole / _POWERS[mode] if mode else whole
+        return np.true_divide(unpack_integers(data, offset + 1, n), _POWERS[mode])
     if mode == _DICTIONARY:
         (count,) = struct.unpack_from("<H", data, offset + 1)
         distinct = np.frombuffer(data, "<u8", count, offset + 3).astype(np.uint64).view(np.float64)

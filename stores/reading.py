@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import zstandard
 
 from stores import blocks, events, hour_blocks, signals
 from stores.database import Connection
@@ -123,6 +124,7 @@ async def series(
     gatherer = Gatherer()
     bits = signals.bits_of(wanted.high_rate)
     rows = await signals.between(conn, patient_ids, wanted.by_group, bits, from_us, to_us)
+    decompressor = zstandard.ZstdDecompressor()
     for (group, _), hour_rows in _by_hour(rows, by_patient=False).items():
         listed = wanted.by_group[group]
         contents = _sole_clean(hour_rows, known_at)
@@ -131,7 +133,7 @@ async def series(
                 blocks.decode_into(gatherer, row.columns, row.patient_id, row.seed, listed)
         else:
             row = hour_rows[0]
-            for concept, points in hour_blocks.points(row.columns, contents, listed, row.seed).items():
+            for concept, points in hour_blocks.points(row.columns, contents, listed, row.seed, decompressor).items():
                 parts[concept].append(points)
     found = await events.between(conn, patient_ids, wanted.events, from_us, to_us, known_at)
     if found:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from stores import blocks
@@ -75,6 +76,10 @@ def bits_of(concepts: Iterable[int]) -> int:
     return bits - (1 << 64) if bits >> 63 else bits
 
 
+_bits_of_message = lru_cache(maxsize=4096)(bits_of)
+"""Messages of a kind carry the same concepts, second after second."""
+
+
 def lock_key(patient_id: int) -> int:
     """Return the second key of a patient's advisory lock: a signed 32-bit integer."""
     return zlib.crc32(patient_id.to_bytes(8, "big", signed=True)) - (1 << 31)
@@ -85,7 +90,7 @@ def pack(buckets: Mapping[Key, Sequence[Sample]], revision_of: Mapping[int, int]
     rows = []
     for key, samples in buckets.items():
         times = [sample.effective_at_us for sample in samples]
-        bits = bits_of({sample.concept for sample in samples})
+        bits = _bits_of_message(tuple([sample.concept for sample in samples]))
         columns = blocks.encode(samples, blocks.seed_of(*key))
         revision = revision_of[key[0]]
         rows.append(NewRow(key, revision, known_from_us, bits, min(times), max(times), len(samples), 0, columns))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interop.hl7v2_text import BAD_TIME, dialect
+from interop.hl7v2_dialect import BAD_TIME, Dialect
 from interop.hl7v2_time import parse_date, parse_time
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -76,7 +76,7 @@ def test_a_time_inside_the_hour_that_spring_leaves_out_continues_the_old_offset(
 )  # fmt: skip
 def test_what_is_no_time_is_none(text):
     assert parse_time(text, UTC) is None
-    assert dialect("|", "^~\\&", "utf-8", UTC).time(text) == (BAD_TIME if text else None)
+    assert Dialect("|", "^~\\&", "utf-8", UTC).time(text) == (BAD_TIME if text else None)
 
 
 @settings(deadline=None)
@@ -86,7 +86,7 @@ def test_what_is_no_time_is_none(text):
 )
 def test_the_remembered_minute_changes_no_time(text):
     expected = parse_time(text.strip(), BERLIN)
-    assert dialect("|", "^~\\&", "utf-8", BERLIN).time(text) == (BAD_TIME if expected is None else expected)
+    assert Dialect("|", "^~\\&", "utf-8", BERLIN).time(text) == (BAD_TIME if expected is None else expected)
 
 
 @pytest.mark.parametrize(

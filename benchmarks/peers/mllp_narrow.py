@@ -1,6 +1,6 @@
 """The peer of benchmarks.live: python-hl7's asyncio MLLP server that commits narrow rows before each ACK.
 
-    PEER_DATABASE_URL=postgresql://… python -m benchmarks.peer_mllp PORT
+PEER_DATABASE_URL=postgresql://… python -m benchmarks.peers.mllp_narrow PORT
 """
 
 from __future__ import annotations
