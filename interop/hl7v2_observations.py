@@ -97,10 +97,11 @@ class ObservationReader:
         for ordinal, piece in enumerate(pieces, 1):
             if "\r" in piece:
                 piece, _, behind = piece.partition("\r")  # noqa: PLW2901
-            fields = piece.split(separator, _TAIL)
-            if len(fields) <= _TAIL:
-                fields = (piece + separator * _TAIL).split(separator, _TAIL)
-            _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, tail = fields
+            try:
+                _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, tail = piece.split(separator, _TAIL)
+            except ValueError:  # fewer fields
+                piece += separator * _TAIL  # noqa: PLW2901
+                _, kind, code_field, sub_id, raw, unit_field, _, _, _, _, status, tail = piece.split(separator, _TAIL)
             if tail != last_tail:  # the values of one message mostly share time and device
                 last_tail = tail
                 observed_at_us, device = reader.read_tail(tail)
@@ -133,7 +134,7 @@ class ObservationReader:
                 self._obx = ordinal
             else:
                 self._obx = ordinal
-                self._read_slowly(fields, at_us, device, behind)
+                self._read_slowly(piece.split(separator, _TAIL), at_us, device, behind)
             if behind:
                 refused = self._read_others(behind)
                 if refused is not None:

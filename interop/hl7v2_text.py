@@ -86,20 +86,26 @@ def read_text(body: bytes) -> Text | Rejected:
         wide = _wide_codec(body)
         if wide is not None:
             return _read_wide(body, wide)
-    is_ascii = body.isascii()
-    text = body.decode("ascii" if is_ascii else "latin-1")  # enough for MSH-18, which says how to read the rest
+    try:
+        text = body.decode()
+        is_utf8 = True
+    except UnicodeDecodeError:
+        text = body.decode("latin-1")  # enough for MSH-18, which says how to read the rest
+        is_utf8 = False
     msh = _split_msh(_first_line(text))
     if isinstance(msh, Rejected):
         return msh
     declared = msh[17] if len(msh) > 17 else ""
     codec = codec_of(declared)
+    if codec == _UNDECLARED_CODEC:
+        return Text(text, "utf-8" if is_utf8 else "latin-1", msh)
     if codec is None or codec in _WIDE_CODECS:
         expected = "a character set of HL7 table 0211, and bytes that look like it"
         return Rejected(Reason.UNSUPPORTED_CHARSET, "MSH-18", expected, shorten(declared))
-    if is_ascii and codec != _ISO_2022:
-        return Text(text, "utf-8" if codec == _UNDECLARED_CODEC else codec, msh)
+    if text.isascii() and codec != _ISO_2022:  # every other of them begins with ASCII
+        return Text(text, codec, msh)
     try:
-        text, codec = _decode(body, codec)
+        text = body.decode(codec)
     except UnicodeDecodeError as error:
         return _undecodable(codec, error)
     msh = _split_msh(_first_line(text))  # again: the applications in MSH may have names in that charset
@@ -154,20 +160,6 @@ def _read_wide(body: bytes, codec: str, errors: str = "strict") -> Text | Reject
         return _undecodable(codec, error)
     msh = _split_msh(_first_line(text))
     return msh if isinstance(msh, Rejected) else Text(text, codec, msh)
-
-
-def _decode(body: bytes, codec: str) -> tuple[str, str]:
-    """Return the text and the codec that fitted.
-
-    Raises:
-        UnicodeDecodeError: the bytes are not valid in the declared codec.
-    """
-    if codec != _UNDECLARED_CODEC:
-        return body.decode(codec), codec
-    try:
-        return body.decode(), "utf-8"
-    except UnicodeDecodeError:
-        return body.decode("latin-1"), "latin-1"
 
 
 def _undecodable(codec: str, error: UnicodeDecodeError) -> Rejected:

@@ -10,8 +10,10 @@ Not here: short blocks of one commit (stores.blocks), the packing of a column (s
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,7 +21,15 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from stores.packing import CorruptBlockError, pack_floats, pack_integers, unpack_floats, unpack_integers
+from stores.packing import (
+    CorruptBlockError,
+    pack_floats,
+    pack_integers,
+    unpack_floats,
+    unpack_integers,
+    unpack_many_floats,
+    unpack_many_integers,
+)
 from stores.samples import Columns, FloatArray, IntArray, TextArray, columns_of, current
 
 VERSION = 2
@@ -56,13 +66,6 @@ class Directory(NamedTuple):
     def entries(self) -> list[Entry]:
         """Return what is said of each concept, by concept number."""
         return list(map(Entry._make, _ENTRY.iter_unpack(self.listed)))
-
-    def entry(self, concept: int) -> Entry | None:
-        """Return what is said of one concept."""
-        for fields in _ENTRY.iter_unpack(self.listed):
-            if fields[0] == concept:
-                return Entry._make(fields)
-        return None
 
 
 class Points(NamedTuple):
@@ -177,7 +180,7 @@ def encode(columns: Columns, seed: int) -> bytes:
 def _entry(concept: int, values: FloatArray) -> Entry:
     numbers = values[~np.isnan(values)]
     if len(numbers) == 0:
-        return Entry(concept, len(values), 0, 0.0, float("nan"), float("nan"))
+        return Entry(concept, len(values), 0, 0.0, math.nan, math.nan)
     return Entry(concept, len(values), len(numbers), float(numbers.sum()), float(numbers.min()), float(numbers.max()))
 
 
@@ -237,38 +240,61 @@ class _Body:
         return int(self.axes_at + before)
 
 
-def points(
-    data: bytes,
-    contents: Directory,
-    concepts: Collection[int],
-    seed: int,
-    decompressor: zstandard.ZstdDecompressor | None = None,
-) -> dict[int, Points]:
-    """Return times and values of some concepts: all that a clean block's reader needs.
+def points(wanted: Sequence[tuple[bytes, Directory, Collection[int], int]]) -> dict[int, list[Points]]:
+    """Return times and values of some concepts of many blocks: all that the reader of clean blocks needs.
 
     Args:
-        data: the block.
-        contents: its directory.
-        concepts: which.
-        seed: as given to encode.
-        decompressor: one to use again for many blocks; making one takes longer than using it.
+        wanted: of each block its bytes, directory, which concepts, and the seed given to encode.
+
+    Returns:
+        By concept, the points of each block that has it, in the order given.
 
     Raises:
-        CorruptBlockError: the checksum is wrong.
+        CorruptBlockError: a checksum is wrong.
     """
-    body = _Body(data, contents, seed, decompressor or zstandard.ZstdDecompressor())
-    found: dict[int, Points] = {}
-    axes: dict[int, IntArray] = {}
-    offset = body.series_at
-    for (concept, n, *_), (axis, *sizes) in zip(_ENTRY.iter_unpack(contents.listed), body.series, strict=True):
-        if concept in concepts:
-            if axis not in axes:
-                axes[axis] = unpack_integers(body.data, body.axis_at(axis), n)
-            found[concept] = Points(axes[axis], unpack_floats(body.data, offset, n))
-            if len(found) == len(concepts):
-                break
-        offset += sum(sizes)
-    return found
+    decompressor = zstandard.ZstdDecompressor()  # making one takes longer than using it
+    axis_of: dict[tuple[int, int], int] = {}
+    axes: list[tuple[memoryview, int, int]] = []
+    values: list[tuple[memoryview, int, int]] = []
+    found: list[tuple[int, int]] = []
+    for number, (data, contents, concepts, seed) in enumerate(wanted):
+        body = _Body(data, contents, seed, decompressor)
+        offset = body.series_at
+        for (concept, n, *_), (axis, *sizes) in zip(_ENTRY.iter_unpack(contents.listed), body.series, strict=True):
+            if concept in concepts:
+                place = axis_of.setdefault((number, axis), len(axes))
+                if place == len(axes):
+                    axes.append((body.data, body.axis_at(axis), n))
+                found.append((concept, place))
+                values.append((body.data, offset, n))
+            offset += sum(sizes)
+    times = unpack_many_integers(axes)
+    by_concept: dict[int, list[Points]] = defaultdict(list)
+    for (concept, place), numbers in zip(found, unpack_many_floats(values), strict=True):
+        by_concept[concept].append(Points(times[place], numbers))
+    return by_concept
+
+
+def summary(prefix: bytes, concept: int, seed: int) -> Entry | None:
+    """Return what a clean block says of a concept (nothing: no numbers); None when it must be read in full.
+
+    Args:
+        prefix: the block's first bytes.
+        concept: which.
+        seed: as given to encode.
+
+    Raises:
+        CorruptBlockError: the directory's checksum is wrong.
+    """
+    if not holds_directory(prefix):
+        return None
+    contents = directory(prefix, seed)
+    if not contents.is_clean:
+        return None
+    for fields in _ENTRY.iter_unpack(contents.listed):
+        if fields[0] == concept:
+            return Entry._make(fields)
+    return Entry(concept, 0, 0, 0.0, math.nan, math.nan)
 
 
 def decode(data: bytes, patient_id: int, seed: int, concepts: Collection[int] | None = None) -> Columns:

@@ -12,6 +12,8 @@ Source: frame of reference and delta-of-delta as in Pelkonen et al. 2015, "Goril
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ _HEAD = struct.Struct("<BQ")  # order | width << 4, then the smallest difference
 _SIGNED_HEAD = struct.Struct("<Bq")
 _SIGNED = struct.Struct("<q")
 _MOST_DECIMALS = 9
+_NONE: IntArray = np.empty(0, np.int64)
 _DICTIONARY = 0xFE
 _RAW = 0xFF
 _EXACT_INTEGER = 2.0**53
@@ -102,6 +105,47 @@ def unpack_integers(data: bytes | memoryview, offset: int, n: int) -> IntArray:
     return values
 
 
+def unpack_many_integers(columns: Sequence[tuple[bytes | memoryview, int, int]]) -> list[IntArray]:
+    """Return many packed columns at once: those packed alike share a few array operations.
+
+    Args:
+        columns: bytes, offset and number of integers of each.
+    """
+    found: list[IntArray] = [_NONE] * len(columns)
+    alike: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
+    for index, (data, offset, n) in enumerate(columns):
+        if n:
+            mode, smallest = _SIGNED_HEAD.unpack_from(data, offset)
+            alike[n, mode].append((index, smallest, offset + _HEAD.size))
+    for (n, mode), members in alike.items():
+        order, width = mode & 15, mode >> 4
+        values = np.empty((len(members), n), np.int64)
+        kept = values[:, order:]
+        smallest_each = np.array([smallest for _, smallest, _ in members], np.int64)[:, None]
+        if width:
+            size = (n - order) * width
+            starts = [(columns[index][0], offset + 8 * order) for index, _, offset in members]
+            joined = np.frombuffer(b"".join([data[start : start + size] for data, start in starts]), np.uint8)
+            if width == 1:
+                kept[:] = joined.reshape(len(members), n - order)
+            else:
+                whole = np.zeros((len(members), n - order, 8), np.uint8)
+                whole[:, :, :width] = joined.reshape(len(members), width, n - order).transpose(0, 2, 1)
+                kept[:] = whole.view("<i8")[:, :, 0]
+            kept += smallest_each
+        else:
+            kept[:] = smallest_each
+        for place in range(order - 1, -1, -1):
+            values[:, place] = [
+                _SIGNED.unpack_from(columns[index][0], offset + 8 * place)[0] for index, _, offset in members
+            ]
+            summed = values[:, place:]
+            np.add.accumulate(summed, axis=1, out=summed)
+        for row, (index, _, _) in zip(values, members, strict=True):
+            found[index] = row
+    return found
+
+
 def decimal_places(values: FloatArray) -> int | None:
     """Return the fewest decimals (0 to 9) that give every value back bit for bit, or None."""
     if not np.isfinite(values).all() or np.signbit(values[values == 0.0]).any():
@@ -142,3 +186,22 @@ def unpack_floats(data: bytes | memoryview, offset: int, n: int) -> FloatArray:
         distinct = np.frombuffer(data, "<u8", count, offset + 3).astype(np.uint64).view(np.float64)
         return distinct[unpack_integers(data, offset + 3 + 8 * count, n)]
     return _from_planes(data, offset + 1, n, 8).view(np.float64)
+
+
+def unpack_many_floats(columns: Sequence[tuple[bytes | memoryview, int, int]]) -> list[FloatArray]:
+    """Return many packed columns of floats at once.
+
+    Args:
+        columns: bytes, offset and number of floats of each.
+    """
+    found: list[FloatArray] = [np.empty(0, np.float64)] * len(columns)
+    decimal: list[tuple[int, tuple[bytes | memoryview, int, int]]] = []
+    for index, (data, offset, n) in enumerate(columns):
+        if n and data[offset] <= _MOST_DECIMALS:
+            decimal.append((index, (data, offset + 1, n)))
+        else:
+            found[index] = unpack_floats(data, offset, n)
+    wholes = unpack_many_integers([column for _, column in decimal])
+    for (index, (data, offset, _)), whole in zip(decimal, wholes, strict=True):
+        found[index] = np.true_divide(whole, _POWERS[data[offset - 1]])
+    return found

@@ -9,14 +9,13 @@ Not here: the latest values (stores.latest), minute medians (stores.minutes), SQ
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import zstandard
 
 from stores import blocks, events, hour_blocks, signals
 from stores.database import Connection
@@ -120,21 +119,19 @@ async def series(
     Args and Raises: as columns_between. Concepts without numbers there are absent.
     """
     wanted = sort_out(concepts, groups)
-    parts: dict[int, list[Points]] = defaultdict(list)
     gatherer = Gatherer()
     bits = signals.bits_of(wanted.high_rate)
     rows = await signals.between(conn, patient_ids, wanted.by_group, bits, from_us, to_us)
-    decompressor = zstandard.ZstdDecompressor()
-    for (group, _), hour_rows in _by_hour(rows, by_patient=False).items():
+    clean = []
+    for (group, _), hour_rows in _by_hour(rows).items():
         listed = wanted.by_group[group]
         contents = _sole_clean(hour_rows, known_at)
-        if contents is None:
-            for row in hour_rows:
-                blocks.decode_into(gatherer, row.columns, row.patient_id, row.seed, listed)
-        else:
-            row = hour_rows[0]
-            for concept, points in hour_blocks.points(row.columns, contents, listed, row.seed, decompressor).items():
-                parts[concept].append(points)
+        if contents is not None:
+            clean.append((hour_rows[0].columns, contents, listed, hour_rows[0].seed))
+            continue
+        for row in hour_rows:
+            blocks.decode_into(gatherer, row.columns, row.patient_id, row.seed, listed)
+    parts = hour_blocks.points(clean)
     found = await events.between(conn, patient_ids, wanted.events, from_us, to_us, known_at)
     if found:
         gatherer.add_lists(transpose(found))
@@ -161,10 +158,10 @@ def _curve(parts: Sequence[Points], from_us: int, to_us: int) -> Points:
     return Points(times, values)
 
 
-def _by_hour(rows: Sequence[signals.Row], *, by_patient: bool) -> dict[tuple[int, int], list[signals.Row]]:
+def _by_hour(rows: Sequence[signals.Row]) -> dict[tuple[int, int], list[signals.Row]]:
     hours: dict[tuple[int, int], list[signals.Row]] = defaultdict(list)
     for row in rows:
-        hours[row.patient_id if by_patient else row.signal_group, row.hour_us].append(row)
+        hours[row.signal_group, row.hour_us].append(row)
     return hours
 
 
@@ -197,15 +194,19 @@ async def hourly(
     if last_us <= first_us:
         return []
     wanted = sort_out([concept], groups)
-    summaries: list[HourSummary] = []
     unclear: dict[int, list[int]] = defaultdict(list)
+    summaries: list[HourSummary] = []
     bits = signals.bits_of(wanted.high_rate)
     rows = await signals.directories_between(conn, patient_ids, wanted.by_group, bits, first_us, last_us)
-    for (patient_id, hour_us), hour_rows in _by_hour(rows, by_patient=True).items():
-        contents = _sole_clean(hour_rows, known_at)
-        if contents is None:
+    count = Counter((row.patient_id, row.hour_us) for row in rows)
+    for row in rows:
+        patient_id, hour_us = row.patient_id, row.hour_us
+        entry = None
+        if row.level and count[patient_id, hour_us] == 1 and (known_at is None or row.revision <= known_at):
+            entry = hour_blocks.summary(row.columns, concept, row.seed)
+        if entry is None:
             unclear[patient_id].append(hour_us)
-        elif (entry := contents.entry(concept)) is not None and entry.numbers:
+        elif entry.numbers:
             mean = entry.total / entry.numbers
             summaries.append(HourSummary(patient_id, hour_us, entry.numbers, mean, entry.least, entry.greatest))
     if wanted.events:

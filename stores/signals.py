@@ -130,8 +130,8 @@ _WHERE_SQL = """
         and (t0 < to_timestamp(%(last_hour_s)s) or effective_from_ms <= %(to_ms)s)
 """
 
-DIRECTORY_BYTES = 1024
-"""More than the directory of 25 concepts takes; a longer one is read whole."""
+DIRECTORY_BYTES = 800
+"""As many as the directory of 20 concepts takes; the block of a longer one is read whole."""
 
 _DIRECTORY_SQL = f"""
     select patient_id, signal_group, date_part('epoch', t0), revision, level, effective_to_ms,

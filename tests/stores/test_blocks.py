@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores import blocks, hour_blocks
-from stores.packing import CorruptBlockError, pack_floats, pack_integers, unpack_floats, unpack_integers
+from stores.packing import (
+    CorruptBlockError,
+    pack_floats,
+    pack_integers,
+    unpack_floats,
+    unpack_integers,
+    unpack_many_floats,
+    unpack_many_integers,
+)
 from stores.samples import HOUR_US, Columns, Sample, columns_of, samples_of, transpose
 
 HOUR = 1_770_000_000_000_000 // HOUR_US * HOUR_US
@@ -108,6 +116,25 @@ def test_integers_come_back_exactly(values: list[int], before: bytes) -> None:
     assert unpack_integers(data, len(before), len(values)).tolist() == values
 
 
+@given(st.lists(st.lists(st.one_of(INT64, st.integers(-9, 9)), max_size=9), max_size=12), st.integers(0, 2))
+def test_many_columns_unpack_as_each_alone(columns: list[list[int]], order: int) -> None:
+    packed = []
+    for values in columns:
+        array = np.array(values, np.int64)
+        for _ in range(order):
+            array = np.cumsum(array)
+        packed.append((memoryview(b"x" + pack_integers(array)), 1, len(values)))
+    together = unpack_many_integers(packed)
+    assert [found.tolist() for found in together] == [unpack_integers(*one).tolist() for one in packed]
+
+
+@given(st.lists(st.lists(CHARTED, max_size=9), max_size=12))
+def test_many_float_columns_unpack_as_each_alone(columns: list[list[float]]) -> None:
+    packed = [(memoryview(pack_floats(np.array(values, np.float64))), 0, len(values)) for values in columns]
+    for found, values in zip(unpack_many_floats(packed), columns, strict=True):
+        assert found.view(np.uint64).tolist() == np.array(values, np.float64).view(np.uint64).tolist()
+
+
 @given(st.integers(0, 3), st.integers(-(2**40), 2**40), st.lists(st.integers(-3, 3), min_size=4, max_size=80))
 def test_regular_integers_come_back_exactly(order: int, start: int, noise: list[int]) -> None:
     values = np.array(noise, np.int64)
@@ -193,14 +220,17 @@ def test_the_directory_says_what_a_concept_holds_without_the_body() -> None:
     assert contents.is_clean
     assert contents.n == len(samples)
     values = [s.value for s in samples if s.concept == 2]
-    entry = contents.entry(2)
+    entry = hour_blocks.summary(data[: contents.size], 2, SEED)
     assert entry is not None
     assert (entry.n, entry.numbers, entry.least, entry.greatest) == (3600, 3600, min(values), max(values))
     assert entry.total == pytest.approx(math.fsum(values), rel=1e-12)
-    assert contents.entry(99) is None
-    points = hour_blocks.points(data, contents, {2, 99}, SEED)
+    nothing = hour_blocks.summary(data, 99, SEED)
+    assert nothing is not None
+    assert nothing.n == 0
+    assert hour_blocks.summary(data[: contents.size - 1], 2, SEED) is None
+    points = hour_blocks.points([(data, contents, {2, 99}, SEED)])
     assert list(points) == [2]
-    assert points[2].value.tolist() == values
+    assert points[2][0].value.tolist() == values
 
 
 def test_two_revisions_of_a_measurement_or_a_deletion_make_a_block_unclean() -> None:

@@ -93,17 +93,15 @@ async def test_merged_walks_do_not_stop_at_the_newer_record_s_old_hour(connectio
     old = [sample(START_US + n, 50.0, FIRST + n, patient_id=2, concept=PRESSURE) for n in range(1, 4)]
     await put(connection, old)
     await timeseries.compact(connection, START_US + 5 * HOUR_US)
-    new = [
-        sample(
-            START_US + 6 * HOUR_US + n * SECOND_US, 70.0, FIRST + 100 + n, concept=PRESSURE if n == 3 else HEART_RATE
-        )
-        for n in range(40)
-    ]
-    await put_a_commit_each(connection, new)
+    between = START_US + 6 * HOUR_US
+    await put(connection, [sample(between - 1, 60.0, FIRST + 50, patient_id=2, concept=PRESSURE)])
+    beats = [sample(between + n * SECOND_US, 70.0, FIRST + 100 + n) for n in range(40)]
+    cuff = sample(between + 3 * SECOND_US, 110.0, FIRST + 99, concept=PRESSURE)
+    await put_a_commit_each(connection, [cuff, *beats])
     found = await timeseries.latest(
         connection, [1, 2], as_of_us=START_US + 7 * HOUR_US, concepts=[PRESSURE, HEART_RATE]
     )
-    assert found == {PRESSURE: new[3], HEART_RATE: new[-1]}
+    assert found == {PRESSURE: cuff, HEART_RATE: beats[-1]}
 
 
 async def test_latest_reads_a_few_blocks_of_many(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
