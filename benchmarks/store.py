@@ -13,6 +13,8 @@ provenance (and, apart, the last row of the minute projection that pages read). 
 Values are compared before anything is timed.
 """
 
+# ruff: noqa: D102 - Q1 to Q4 are described above
+
 from __future__ import annotations
 
 import argparse
@@ -124,23 +126,36 @@ class Loaded(NamedTuple):
     narrow_s: float
     ours_s: float
     compaction_s: float
+    narrow_wal: int  # bytes of write-ahead log
+    ours_wal: int  # compaction's too
+
+
+async def wal_position(admin: Connection) -> int:
+    found = await admin.execute("select pg_current_wal_insert_lsn() - '0/0'")
+    row = await found.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def load(conn: Connection, admin: Connection, data: Data, per_commit: int) -> Loaded:
     """Load everything into both, an hour of each in turn."""
     random = np.random.default_rng(7)
     narrow_s = ours_s = compaction_s = 0.0
+    narrow_wal = ours_wal = 0
     for hour in range(0, data.minutes, 60):
         commits = range(hour, min(hour + 60, data.minutes), per_commit)
         ends = [min(first + per_commit, data.minutes) for first in commits]
+        wal = await wal_position(admin)
         began = time.perf_counter()
         for first, last in zip(commits, ends, strict=True):
             await put_narrow(conn, data, first, last)
         narrow_s += time.perf_counter() - began
+        narrow_wal += await wal_position(admin) - wal
         batches = [
             [sample for minute in range(first, last) for sample in samples_of(data, minute, random)]
             for first, last in zip(commits, ends, strict=True)
         ]
+        wal = await wal_position(admin)
         began = time.perf_counter()
         for batch, last in zip(batches, ends, strict=True):
             await timeseries.write(conn, batch, FIRST_POSITION + last * 11, START_US + last * MINUTE_US)
@@ -149,9 +164,10 @@ async def load(conn: Connection, admin: Connection, data: Data, per_commit: int)
         began = time.perf_counter()
         await timeseries.compact(conn, START_US + hour * MINUTE_US)
         compaction_s += time.perf_counter() - began
+        ours_wal += await wal_position(admin) - wal
         # What autovacuum does on a server that lives longer than this.
         await admin.execute("vacuum signal_block")
-    return Loaded(narrow_s, ours_s, compaction_s)
+    return Loaded(narrow_s, ours_s, compaction_s, narrow_wal, ours_wal)
 
 
 class Queries:
@@ -304,6 +320,7 @@ async def run(url: str, patients: int, minutes: int, seed: int) -> dict[str, flo
         print(f"{name:34}{peer:>12{form}}{our:>12{form}}{ratio:>8.2f}")
 
     line("bytes a sample, indexes and all", narrow / n, ours / n, narrow / ours)
+    line("write-ahead log, bytes a sample", live.narrow_wal / n, live.ours_wal / n, live.narrow_wal / live.ours_wal)
     line("ingest a minute a commit [1/s]", n / live.narrow_s, n / live.ours_s, live.narrow_s / live.ours_s, ",.0f")
     line("  and with compaction [1/s]", n / live.narrow_s, n / (live.ours_s + live.compaction_s),
          live.narrow_s / (live.ours_s + live.compaction_s), ",.0f")  # fmt: skip
@@ -320,6 +337,8 @@ async def run(url: str, patients: int, minutes: int, seed: int) -> dict[str, flo
         "narrow_bytes_per_sample": round(narrow / n, 3),
         "bytes_ratio": round(narrow / ours, 2),
         "minute_projection_bytes_per_sample": round(projection / n, 2),
+        "wal_bytes_per_sample": round(live.ours_wal / n, 1),
+        "wal_ratio": round(live.narrow_wal / live.ours_wal, 2),
         "ingest_per_s": round(n / live.ours_s),
         "ingest_ratio": round(live.narrow_s / live.ours_s, 2),
         "ingest_with_compaction_ratio": round(live.narrow_s / (live.ours_s + live.compaction_s), 2),

@@ -20,7 +20,8 @@ from starlette.staticfiles import StaticFiles
 
 from clinic import words
 from clinic.broadcast import PULSE_S, Hub
-from clinic.context import Context
+from clinic.context import Context, speed_of
+from clinic.feeds_painter import Feeds
 from clinic.fhir_api import fhir_failure, fhir_router
 from clinic.json_api import json_failure, json_router, problem, respond
 from clinic.pages import message_page, page_router
@@ -125,9 +126,10 @@ def _build_context(settings: Settings, readers: Readers, live: Live, clock: Cloc
     templates = build_templates()
     hub = Hub()
     ward = WardLive(live, clock)
-    board = Board(ward, readers, hub, templates, clock, paint_interval_s)
+    feeds = Feeds(ward, readers, hub, templates, clock, speed_of(settings))
+    board = Board(ward, readers, hub, templates, clock, feeds, paint_interval_s)
     pages = PatientPages(ward, board, readers, hub, templates, paint_interval_s)
-    return Context(settings, clock, readers, ward, board, pages, hub, templates)
+    return Context(settings, clock, readers, ward, board, pages, feeds, hub, templates)
 
 
 def _watch(on_failure: Callable[[BaseException], None] | None) -> Callable[[asyncio.Task[None]], None]:

@@ -7,7 +7,7 @@ A view holds no time of its own, so two snapshots that say the same are equal an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clinic import words
@@ -100,6 +100,7 @@ class BedRow:
     trend: str  # SVG
     sick_key: str  # ascending order: sickest first
     bed_key: str
+    is_waiting: bool = False  # no twin spoke of this patient yet
 
 
 def news2_of(snapshot: TwinSnapshot) -> Score | None:
@@ -151,7 +152,9 @@ class _Cells:
         self.parts = score.parts if score else {}
 
     def cell(self, column: str, label: str, signal: SignalState | None, text: str, unit: str, source: str = "") -> Cell:
-        points = int(self.parts.get(_PART_OF.get(column, column), 0))
+        # A part is called by its input, or by what stood in for it: an arterial sample's saturation.
+        instead = self.parts.get(signal.concept, 0) if signal else 0
+        points = int(self.parts.get(_PART_OF.get(column, column), instead))
         if signal is None:
             return Cell(column, label, "–", "", 0, 0.0, is_stale=False, points=points, source="")
         valid_s = _valid_for_s(signal.concept)
@@ -283,4 +286,17 @@ def waiting_row(stay: Stay, person: Person | None, at_us: int) -> BedRow:
         trend=sparkline(()),
         sick_key=sick_key,
         bed_key=bed_key,
+        is_waiting=True,
     )
+
+
+def shared_notices(rows: Iterable[BedRow]) -> tuple[str, ...]:
+    """Return what every twin on the board says, in the first one's order: it is told once, above the beds.
+
+    Beds that wait for a twin say nothing of it; of a single twin nothing is shared.
+    """
+    twins = [row for row in rows if not row.is_waiting]
+    if len(twins) < 2:
+        return ()
+    first, *others = sorted(twins, key=lambda row: row.patient_id)
+    return tuple(notice for notice in first.notices if all(notice in row.notices for row in others))

@@ -20,6 +20,22 @@ PULSE_S = 1.0
 """How often every viewer hears that the stream is alive; the page warns after four seconds without."""
 
 
+ALL_WARDS = "wards"
+"""The topic of those who watch the board of every ward."""
+
+_WARD = "ward:"
+
+
+def ward_topic(ward: str) -> str:
+    """Return the topic of those who watch the board of one ward."""
+    return f"{_WARD}{ward}"
+
+
+def ward_of(topic: str) -> str | None:
+    """Return the ward whose board a topic is about; None for every other topic."""
+    return topic.removeprefix(_WARD) if topic.startswith(_WARD) else None
+
+
 def encode(event: str, data: object) -> bytes:
     """Return one server-sent event whose data is a line of JSON."""
     return b"event: %b\ndata: %b\n\n" % (event.encode(), msgspec.json.encode(data))
@@ -84,6 +100,10 @@ class Hub:
     def topics(self) -> list[str]:
         """Return the topics that have a listener."""
         return list(self._viewers)
+
+    def board_topics(self) -> list[str]:
+        """Return the boards, of all wards or of one, that have a listener."""
+        return [topic for topic in self._viewers if topic == ALL_WARDS or ward_of(topic) is not None]
 
     def count(self) -> int:
         """Return how many viewers there are."""

@@ -27,7 +27,8 @@ TREND_HOURS = 4
 
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 30
 _SPARK_TOP = 12.0  # NEWS2 points at the top edge; more are drawn there
-_SPARK_GAP_US = 5 * MINUTE_US
+_SPARK_GAP_US = 5 * MINUTE_US  # least silence that is a gap: of a patient charted once an hour it is longer
+_SPARK_LONGEST_GAP_US = 2 * HOUR_US
 
 _WIDTH, _HEIGHT = 640, 148
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 632, 8, 126
@@ -86,6 +87,7 @@ def sparkline(points: Sequence[ScorePoint]) -> Markup:
         return Markup(f'{head}"No NEWS2 in the last 4 hours">{marks}</svg>')  # noqa: S704 - only numbers of ours
     end_us = points[-1].at_us // MINUTE_US * MINUTE_US
     start_us = end_us - TREND_HOURS * HOUR_US
+    gap_us = _spark_gap_us([point.at_us for point in known if point.at_us >= start_us])
     path: list[str] = []
     last_x, last_y, last_us = 0.0, "", -(10**18)
     for point in points:
@@ -94,7 +96,7 @@ def sparkline(points: Sequence[ScorePoint]) -> Markup:
             continue
         x = round((point.at_us // MINUTE_US * MINUTE_US - start_us) / (end_us - start_us) * (_SPARK_WIDTH - 6) + 1, 1)
         y = _spark_y(point.total)
-        if point.at_us - last_us > _SPARK_GAP_US:
+        if point.at_us - last_us > gap_us:
             if path:
                 path.append(f"H{last_x:g}")
             path.append(f"M{x:g} {y}h.8")
@@ -110,6 +112,12 @@ def sparkline(points: Sequence[ScorePoint]) -> Markup:
     return Markup(  # noqa: S704 - only numbers of ours
         f'{head}"{said}">{marks}<path class="line" d="{"".join(path)}"/>{dot}</svg>'
     )
+
+
+def _spark_gap_us(times_us: Sequence[int]) -> int:
+    """Return how long no snapshot may come before the line breaks: four times this patient's own rhythm."""
+    rhythm_us = median(later - earlier for earlier, later in pairwise(times_us)) if len(times_us) > 1 else 0
+    return int(min(max(4 * rhythm_us, _SPARK_GAP_US), _SPARK_LONGEST_GAP_US))
 
 
 def _spark_y(total: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from jinja2 import Environment
 
 from clinic.broadcast import Hub
+from clinic.feeds_painter import Feeds
 from clinic.painter import Board
 from clinic.patient_painter import PatientPages
 from clinic.questions import Readers
@@ -19,6 +20,11 @@ from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 from vocabulary.settings import Settings
 from vocabulary.snapshot import SnapshotKey, snapshot_id
+
+
+def speed_of(settings: Settings) -> float:
+    """Return how many seconds of the log pass in a real one."""
+    return settings.clock_speed if settings.clock_origin_us is not None else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,14 @@ class Context:
     ward: WardLive
     board: Board
     pages: PatientPages
+    feeds: Feeds
     hub: Hub
     templates: Environment
+
+    @property
+    def speed(self) -> float:
+        """Return how many seconds of the log pass in a real one: other than 1 only in demonstrations."""
+        return speed_of(self.settings)
 
     @property
     def identifier_system(self) -> str:

@@ -1,4 +1,4 @@
-"""The pages people read: the ward board and a patient's page.
+"""The pages people read: the ward board, a patient's page, the feeds.
 
 Here: routes that answer HTML.
 Not here: what rows and parts say (clinic.bed_view, clinic.patient_view), the streams that patch them (clinic.streams).
@@ -31,7 +31,10 @@ def page_router(context: Context) -> APIRouter:
             wards=board.wards(),
             sort=order,
             state=board.state,
-            house_html=board.house_html,
+            shared=board.shared_text,
+            empty=_empty_text(context, ward),
+            emptied=_emptied_text(ward),
+            house_html=context.feeds.strip_html,
             **_frame(context),
         )
         return HTMLResponse(html)
@@ -45,7 +48,7 @@ def page_router(context: Context) -> APIRouter:
         return board_page(ward, sort)
 
     @router.get("/patients/{patient_id}")
-    async def patient(patient_id: int, hours: int = HOURS[1]) -> Response:
+    async def patient(patient_id: int, hours: int = 0) -> Response:
         try:
             survivor = await context.survivor(patient_id)
             twin = None if survivor is None else await context.pages.twin(survivor)
@@ -56,7 +59,7 @@ def page_router(context: Context) -> APIRouter:
         if survivor != patient_id:
             return RedirectResponse(f"/patients/{survivor}", 307)
         await context.shown(twin)
-        chosen = hours if hours in HOURS else HOURS[1]
+        chosen = hours if hours in HOURS else await context.pages.hours_of_stay(twin.snapshot)
         html = context.templates.get_template("patient.html").render(
             snapshot=twin.snapshot,
             digest=digest(twin.body).hex(),
@@ -67,7 +70,27 @@ def page_router(context: Context) -> APIRouter:
         )
         return HTMLResponse(html)
 
+    @router.get("/feeds")
+    async def feeds() -> HTMLResponse:
+        html = context.templates.get_template("feeds.html").render(
+            table_html=context.feeds.table_html, **_frame(context)
+        )
+        return HTMLResponse(html)
+
     return router
+
+
+def _emptied_text(ward: str | None) -> str:
+    """Return what a board says when nobody is left in its beds."""
+    where = "in a bed" if ward is None else f"in a bed of {ward or 'no ward'}"
+    return f"Nobody is {where} now. A bed appears here by itself with its patient's first snapshot."
+
+
+def _empty_text(context: Context, ward: str | None) -> str:
+    """Return what a board without a bed says: nobody is here any more, or nobody ever was."""
+    if context.ward.log_time_us() or context.board.beds():
+        return _emptied_text(ward)
+    return "No twin was heard of yet. Beds appear here as soon as their first snapshot is published."
 
 
 def _frame(context: Context) -> dict[str, object]:
@@ -76,7 +99,7 @@ def _frame(context: Context) -> dict[str, object]:
         "site": context.settings.site,
         "now_us": context.clock.now_us(),
         "log_us": context.ward.log_time_us(),
-        "speed": context.settings.clock_speed if context.settings.clock_origin_us is not None else 1.0,
+        "speed": context.speed,
         "is_demonstration": context.settings.clock_origin_us is not None,
     }
 

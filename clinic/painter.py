@@ -1,8 +1,8 @@
 """The ward board's painter: a bed is rendered once per change, and that one rendering goes to every viewer.
 
-Here: which beds changed, their HTML, the events that carry it, names of patients, the feeds' strip.
+Here: which beds changed, their HTML, the events that carry it, names of patients, when the stores are asked.
 Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), one patient's page
-(clinic.patient_painter).
+(clinic.patient_painter), the feeds' strip and page (clinic.feeds_painter).
 """
 
 from __future__ import annotations
@@ -15,25 +15,18 @@ from dataclasses import dataclass
 
 from jinja2 import Environment
 
-from clinic.bed_view import BedRow, bed_row, waiting_row
-from clinic.broadcast import Hub, encode
+from clinic.bed_view import BedRow, bed_row, shared_notices, waiting_row
+from clinic.broadcast import ALL_WARDS, Hub, encode, ward_of, ward_topic
 from clinic.charts import HOUR_US, TREND_HOURS
-from clinic.questions import House, Person, Readers, Stay
+from clinic.feeds_painter import READ_EVERY_S, Feeds
+from clinic.questions import Person, Readers, Stay
 from clinic.ward_live import WardLive
+from clinic.words import natural_key
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 
-ALL_WARDS = "wards"
-"""The topic of those who watch every ward."""
-
 _PEOPLE_EVERY_S = 20.0  # a name told after the first snapshot (A08), or a stay without a snapshot, shows within this
-_HOUSE_EVERY_S = 5.0
 _DATABASE_RETRY_S = 2.0
-
-
-def ward_topic(ward: str) -> str:
-    """Return the topic of those who watch one ward."""
-    return f"ward:{ward}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +42,22 @@ class Board:
     """Every occupied bed, rendered."""
 
     def __init__(
-        self, ward: WardLive, readers: Readers, hub: Hub, templates: Environment, clock: Clock, paint_interval_s: float
+        self,
+        ward: WardLive,
+        readers: Readers,
+        hub: Hub,
+        templates: Environment,
+        clock: Clock,
+        feeds: Feeds,
+        paint_interval_s: float,
     ) -> None:
         """Paint at most once every `paint_interval_s`, so that a burst of snapshots is one event."""
         self._ward = ward
         self._readers = readers
         self._hub = hub
         self._template = templates.get_template("_bed.html")
-        self._house_template = templates.get_template("_house.html")
         self._clock = clock
+        self._feeds = feeds
         self._interval_s = paint_interval_s
         self._beds: dict[int, PaintedBed] = {}
         self._stays: dict[int, Stay] = {}
@@ -66,8 +66,7 @@ class Board:
         self._wake = asyncio.Event()
         self._greeted: set[int] = set()
         self._newcomer = asyncio.Event()  # somebody is on the board whose name was never asked for
-        self.house: House | None = None
-        self.house_html = ""
+        self.shared: tuple[str, ...] = ()  # notices every twin on the board has
         self.version = 0
         self._process = f"{os.getpid()}.{clock.now_us()}"
         self.renders = 0
@@ -85,6 +84,10 @@ class Board:
         """Return who a patient is, as last read."""
         return self._people.get(patient_id)
 
+    def stay(self, patient_id: int) -> Stay | None:
+        """Return a patient's open stay, as last read."""
+        return self._stays.get(patient_id)
+
     def learn(self, people: dict[int, Person]) -> None:
         """Take over who people are; beds whose name changed are painted again."""
         for patient_id, person in people.items():
@@ -101,7 +104,7 @@ class Board:
         counts: dict[str, int] = {}
         for bed in self._beds.values():
             counts[bed.row.ward] = counts.get(bed.row.ward, 0) + 1
-        return sorted(counts.items())
+        return sorted(counts.items(), key=lambda entry: natural_key(entry[0]))
 
     @property
     def state(self) -> str:
@@ -123,9 +126,9 @@ class Board:
         """Render every touched bed whose row changed, send the changes, and return the patients repainted."""
         dirty, self._dirty = self._dirty, set()
         self._wake.clear()
-        changed: dict[str, list[PaintedBed]] = {}
         left: dict[str, list[int]] = {}
         gone: list[int] = []
+        fresh: dict[int, BedRow] = {}
         for patient_id in sorted(dirty):
             row = self._row(patient_id)
             before = self._beds.get(patient_id)
@@ -135,13 +138,26 @@ class Board:
                 if self._beds.pop(patient_id, None):
                     gone.append(patient_id)
             elif before is None or before.row != row:
-                bed = PaintedBed(row, self._render(row), self.version + 1)
-                self._beds[patient_id] = bed
-                changed.setdefault(row.ward, []).append(bed)
+                fresh[patient_id] = row
+        is_retold = self._share(fresh)
+        changed: dict[str, list[PaintedBed]] = {}
+        for patient_id, row in sorted(fresh.items()):
+            bed = PaintedBed(row, self._render(row), self.version + 1)
+            self._beds[patient_id] = bed
+            changed.setdefault(row.ward, []).append(bed)
         if changed or left:
             self.version += 1
-            self._send(changed, left, gone)
-        return [bed.row.patient_id for beds in changed.values() for bed in beds]
+            self._send(changed, left, gone, is_retold=is_retold)
+        return sorted(fresh)
+
+    def _share(self, fresh: dict[int, BedRow]) -> bool:
+        """Settle which notices all twins have; rows that must now tell or omit one join `fresh`."""
+        rows = {patient_id: bed.row for patient_id, bed in self._beds.items()} | fresh
+        shared = shared_notices(rows.values())
+        moved = set(shared) ^ set(self.shared)
+        self.shared = shared
+        fresh.update({patient_id: row for patient_id, row in rows.items() if moved.intersection(row.notices)})
+        return bool(moved)
 
     def _row(self, patient_id: int) -> BedRow | None:
         twin = self._ward.twin(patient_id)
@@ -155,20 +171,31 @@ class Board:
 
     def _render(self, row: BedRow) -> str:
         self.renders += 1
-        return self._template.render(row=row)
+        return self._template.render(row=row, shared=self.shared)
 
     def _event(self, beds: Collection[PaintedBed], gone: list[int], everyone: list[int] | None = None) -> bytes:
         data: dict[str, object] = {
             "version": self.version,
             "beds": [{"id": bed.row.patient_id, "html": bed.html} for bed in beds],
             "gone": gone,
+            "shared": self.shared_text,
         }
         if everyone is not None:
             data["everyone"] = everyone
         return encode("beds", data)
 
-    def _send(self, changed: dict[str, list[PaintedBed]], left: dict[str, list[int]], gone: list[int]) -> None:
-        for ward in sorted(changed.keys() | left.keys()):
+    @property
+    def shared_text(self) -> str:
+        """Return the notices told once for the whole board."""
+        return " · ".join(self.shared)
+
+    def _send(
+        self, changed: dict[str, list[PaintedBed]], left: dict[str, list[int]], gone: list[int], *, is_retold: bool
+    ) -> None:
+        wards = changed.keys() | left.keys()
+        if is_retold:  # what stands above the beds is every ward's
+            wards |= {ward for topic in self._hub.board_topics() if (ward := ward_of(topic)) is not None}
+        for ward in sorted(wards):
             # Those who watch all wards keep a bed that only moved.
             if self._hub.has(ward_topic(ward)):
                 self._hub.send([ward_topic(ward)], self._event(changed.get(ward, []), left.get(ward, [])))
@@ -201,13 +228,13 @@ class Board:
                     self.learn(await self._readers.people(unnamed))
                 await self._read_history(has_history)
                 if loop.time() >= house_at_s:
-                    await self._read_house()
-                    house_at_s = loop.time() + _HOUSE_EVERY_S
+                    await self._feeds.read()
+                    house_at_s = loop.time() + READ_EVERY_S
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._newcomer.wait(), house_at_s - loop.time())
                 self._newcomer.clear()
             except UnavailableError:
-                self._forget_house()
+                self._feeds.forget()
                 house_at_s = 0.0
                 await asyncio.sleep(_DATABASE_RETRY_S)
 
@@ -230,23 +257,6 @@ class Board:
             self._ward.remember(patient_id, points)
             self.touch(patient_id)
 
-    async def _read_house(self) -> None:
-        house = await self._readers.house()
-        if house != self.house:
-            self._show_house(house)
-
-    def _forget_house(self) -> None:
-        if self.house is not None or not self.house_html:
-            self._show_house(None)
-
-    def _show_house(self, house: House | None) -> None:
-        self.house = house
-        self.house_html = self._house_template.render(house=house)
-        self._hub.send([ALL_WARDS, *self._ward_topics()], encode("house", {"html": self.house_html}))
-
-    def _ward_topics(self) -> list[str]:
-        return [topic for topic in self._hub.topics() if topic.startswith("ward:")]
-
     def pulse(self) -> bytes:
         """Return the event that tells a page it is being heard, and how fresh the twins are."""
         return encode(
@@ -256,6 +266,7 @@ class Board:
                 "log_us": self._ward.log_time_us(),
                 "quiet_s": round(self._ward.quiet_s(), 1),
                 "is_connected": self._ward.is_connected,
+                "beds": len(self._beds),
             },
         )
 

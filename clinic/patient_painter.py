@@ -15,7 +15,7 @@ from jinja2 import Environment
 from clinic.broadcast import Hub, encode
 from clinic.charts import HOUR_US, MINUTE_US
 from clinic.painter import Board
-from clinic.patient_view import HOURS, LABORATORY, History, charts, patient_view
+from clinic.patient_view import HOURS, LABORATORY, History, charts, hours_of_stay, patient_view
 from clinic.questions import Person, Readers
 from clinic.ward_live import Twin, WardLive
 from vocabulary.concepts import by_number
@@ -88,6 +88,12 @@ class PatientPages:
             return (await self._readers.people([patient_id])).get(patient_id)
         except UnavailableError:
             return None
+
+    async def hours_of_stay(self, snapshot: TwinSnapshot) -> int:
+        """Return over how many hours a page opens unless asked: all there is of this stay, and not much more."""
+        stay = self._board.stay(snapshot.patient_id)
+        history = await self._history(snapshot)
+        return hours_of_stay(snapshot.as_of_us, history, stay.started_at_us if stay else 0)
 
     async def parts(self, twin: Twin, hours: int) -> dict[str, str]:
         """Return the HTML of every part of a page."""

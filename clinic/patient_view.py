@@ -44,10 +44,15 @@ _CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...], Axis], ...] = (
     ("Pulse", (("pulse_rate", "Pulse"),), Axis(40, 140, "/min")),
 )  # fmt: skip
 
-_COMPONENT_COLUMNS = {"systolic_blood_pressure": "blood_pressure", "supplemental_oxygen": "oxygen"}
+_COMPONENT_COLUMNS = {
+    "arterial_oxygen_saturation": "oxygen_saturation",
+    "systolic_blood_pressure": "blood_pressure",
+    "supplemental_oxygen": "oxygen",
+}
 _COMPONENT_ORDER = (
     "respiratory_rate",
     "oxygen_saturation",
+    "arterial_oxygen_saturation",
     "supplemental_oxygen",
     "systolic_blood_pressure",
     "heart_rate",
@@ -223,10 +228,29 @@ def _change(now: float | None, before: float | None) -> str:
     return "=" if now == before else "↑" if now > before else "↓"
 
 
+def window_us(as_of_us: int, hours: int) -> tuple[int, int]:
+    """Return the edges of charts over so many hours before a moment: whole minutes, the moment's own included."""
+    to_us = -(-as_of_us // MINUTE_US) * MINUTE_US + MINUTE_US
+    return to_us - hours * HOUR_US, to_us
+
+
+def hours_of_stay(as_of_us: int, history: History, started_at_us: int) -> int:
+    """Return the shortest stretch on offer that shows all there is of a stay; the longest when none does.
+
+    Args:
+        as_of_us: the moment the charts end at.
+        history: what was kept, of earlier stays too.
+        started_at_us: when this stay began; what is older belongs to another. 0: not known.
+    """
+    known = [point.at_us for point in history.scores if point.total is not None]
+    known += [minute.start_us for minute in history.minutes if minute.medians]
+    first_us = min((at_us for at_us in known if at_us >= started_at_us // MINUTE_US * MINUTE_US), default=as_of_us)
+    return next((hours for hours in HOURS if window_us(as_of_us, hours)[0] <= first_us), HOURS[-1])
+
+
 def charts(snapshot: TwinSnapshot, history: History, hours: int) -> tuple[Chart, ...]:
     """Return the trends of the last hours before the snapshot; a signal that never spoke has none."""
-    to_us = -(-snapshot.as_of_us // MINUTE_US) * MINUTE_US + MINUTE_US
-    from_us = to_us - hours * HOUR_US
+    from_us, to_us = window_us(snapshot.as_of_us, hours)
     signals = {signal.concept for signal in snapshot.signals}
     drawn = [Chart("NEWS2", score_chart("NEWS2", history.scores, _SCORE_AXIS, from_us, to_us), "", ())]
     for name, lines, axis in _CHARTS:

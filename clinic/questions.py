@@ -32,6 +32,7 @@ class Stay(msgspec.Struct, frozen=True):
     patient_id: int
     ward: str
     bed: str
+    started_at_us: int = 0  # 0: not told
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from stores import clinical, feeds, quarantine, snapshot_history, snapshots, tim
 from stores.database import Connection, connect, consistent_read, transaction
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
-from vocabulary.records import ObservationStatus, partition_of
+from vocabulary.records import ObservationStatus, Place, partition_of
 from vocabulary.snapshot import SnapshotKey, from_bytes
 
 _CONNECTIONS = 3
@@ -112,7 +112,9 @@ class StoreReaders:
         """Return every open stay."""
         async with self._reading() as connection:
             return [
-                Stay(stay.patient_id, stay.ward, stay.bed or stay.room)
+                Stay(
+                    stay.patient_id, stay.ward, Place(stay.ward, stay.room, stay.bed).bed_label, stay.started_at_us or 0
+                )
                 for stay in await clinical.open_stays(connection)
             ]
 

@@ -1,7 +1,8 @@
-"""Server-sent events: the two streams that keep a board and a patient's page alive.
+"""Server-sent events: the streams that keep the board, a patient's page and the feeds' page alive.
 
 Here: the response that yields a viewer's events, and its first ones.
-Not here: what events say (clinic.painter, clinic.patient_painter), who gets them (clinic.broadcast).
+Not here: what events say (clinic.painter, clinic.patient_painter, clinic.feeds_painter), who gets them
+(clinic.broadcast).
 Source: HTML Living Standard, 9.2 Server-sent events.
 """
 
@@ -12,9 +13,9 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
-from clinic.broadcast import Hub, Viewer
+from clinic.broadcast import ALL_WARDS, Hub, Viewer, ward_topic
 from clinic.context import Context
-from clinic.painter import ALL_WARDS, ward_topic
+from clinic.feeds_painter import FEEDS
 from clinic.patient_painter import patient_topic
 from clinic.patient_view import HOURS
 
@@ -56,5 +57,10 @@ def stream_router(context: Context) -> APIRouter:
             context.hub.leave(viewer)
             raise
         return _stream(context, viewer, [context.board.pulse(), *([repaint] if repaint else [])])
+
+    @router.get("/feeds")
+    async def feeds() -> StreamingResponse:
+        viewer = context.hub.join([FEEDS])
+        return _stream(context, viewer, [context.board.pulse(), context.feeds.table_event()])
 
     return router

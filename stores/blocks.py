@@ -63,6 +63,11 @@ def encode(samples: Sequence[Sample], seed: int) -> bytes:
     return hour_blocks.encode(columns_of(fields), seed)
 
 
+def is_hour(data: bytes) -> bool:
+    """Return whether a block has the compact form already."""
+    return data[:1] == bytes((hour_blocks.VERSION,))
+
+
 def encode_hour(columns: Columns, seed: int) -> bytes:
     """Return one patient's revisions of one group and hour as a compact block."""
     return hour_blocks.encode(columns, seed)
@@ -158,7 +163,7 @@ def decode_into(
     Raises:
         CorruptBlockError: the bytes are not what was written for this row.
     """
-    if data[:1] == b"\x02":
+    if is_hour(data):
         gatherer.add(hour_blocks.decode(data, patient_id, seed, concepts))
     else:
         gatherer.add_lists(_decode_commit(data, patient_id, seed))

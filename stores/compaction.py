@@ -163,6 +163,7 @@ def _merge(key: signals.Key, rows: Sequence[tuple[int, int, bytes]]) -> tuple[si
         effective_to_us=int(merged.effective_at_us.max()),
         n=len(merged.concept),
         level=1,
-        columns=blocks.encode_hour(merged, seed),
+        # A backfill writes a whole hour at once, and in this form already.
+        columns=rows[0][2] if len(rows) == 1 and blocks.is_hour(rows[0][2]) else blocks.encode_hour(merged, seed),
     )
     return row, row.n

@@ -192,13 +192,21 @@ def directory(data: bytes, seed: int) -> Directory:
     """
     if len(data) < _HEAD.size:
         raise CorruptBlockError(f"signal block: expected at least {_HEAD.size} bytes, found {len(data)}")
-    version, flags, concepts, n, body_size, body_checksum, checksum = _HEAD.unpack_from(data)
-    size = directory_size(concepts)
+    version, flags, concepts, n, body_size, body_checksum, _ = _HEAD.unpack_from(data)
+    listed = _listed(data, directory_size(concepts), seed)
+    if version != VERSION:
+        raise CorruptBlockError(f"signal block: expected form {VERSION}, found {version}")
+    return Directory(bool(flags & _IS_CLEAN), n, listed, directory_size(concepts), body_size, body_checksum)
+
+
+def _listed(data: bytes, size: int, seed: int) -> bytes:
+    """Return the entries of a directory of `size` bytes, checked against its checksum: the last four of its head."""
     listed = data[_HEAD.size : size]
-    head = _HEAD.pack(version, flags, concepts, n, body_size, body_checksum, 0)
-    if version != VERSION or len(data) < size or zlib.crc32(listed, zlib.crc32(head, seed)) != checksum:
+    expected = data[_HEAD.size - 4 : _HEAD.size]
+    head = data[: _HEAD.size - 4] + bytes(4)
+    if len(data) < size or zlib.crc32(listed, zlib.crc32(head, seed)).to_bytes(4, "little") != expected:
         raise CorruptBlockError("signal block: the directory's checksum does not match")
-    return Directory(bool(flags & _IS_CLEAN), n, listed, size, body_size, body_checksum)
+    return listed
 
 
 def directory_size(concepts: int) -> int:
@@ -259,7 +267,7 @@ def points(wanted: Sequence[tuple[bytes, Directory, Collection[int], int]]) -> d
     found: list[tuple[int, int]] = []
     for number, (data, contents, concepts, seed) in enumerate(wanted):
         body = _Body(data, contents, seed, decompressor)
-        offset = body.series_at
+        offset, missing = body.series_at, len(concepts)
         for (concept, n, *_), (axis, *sizes) in zip(_ENTRY.iter_unpack(contents.listed), body.series, strict=True):
             if concept in concepts:
                 place = axis_of.setdefault((number, axis), len(axes))
@@ -267,6 +275,9 @@ def points(wanted: Sequence[tuple[bytes, Directory, Collection[int], int]]) -> d
                     axes.append((body.data, body.axis_at(axis), n))
                 found.append((concept, place))
                 values.append((body.data, offset, n))
+                missing -= 1
+                if not missing:
+                    break
             offset += sum(sizes)
     times = unpack_many_integers(axes)
     by_concept: dict[int, list[Points]] = defaultdict(list)
@@ -286,14 +297,17 @@ def summary(prefix: bytes, concept: int, seed: int) -> Entry | None:
     Raises:
         CorruptBlockError: the directory's checksum is wrong.
     """
-    if not holds_directory(prefix):
+    if len(prefix) < _HEAD.size:
         return None
-    contents = directory(prefix, seed)
-    if not contents.is_clean:
+    _, flags, concepts, *_ = _HEAD.unpack_from(prefix)
+    size = directory_size(concepts)
+    if not flags & _IS_CLEAN or len(prefix) < size:
         return None
-    for fields in _ENTRY.iter_unpack(contents.listed):
-        if fields[0] == concept:
-            return Entry._make(fields)
+    _listed(prefix, size, seed)
+    number = concept.to_bytes(2, "little")
+    for place in range(_HEAD.size, size, _ENTRY.size):
+        if prefix[place : place + 2] == number:
+            return Entry._make(_ENTRY.unpack_from(prefix, place))
     return Entry(concept, 0, 0, 0.0, math.nan, math.nan)
 
 

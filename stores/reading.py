@@ -48,7 +48,7 @@ class HourSummary(NamedTuple):
 class Wanted(NamedTuple):
     """Concepts by the table they are kept in."""
 
-    by_group: dict[int, list[int]]  # high-rate concepts of each signal group
+    by_group: dict[int, list[int]]  # high-rate concepts of each block group
     events: list[int]
 
     @property
@@ -63,7 +63,7 @@ def sort_out(concepts: Iterable[int] | None, groups: Groups | None) -> Wanted:
     by_group: dict[int, list[int]] = defaultdict(list)
     for concept in groups if concepts is None else dict.fromkeys(concepts):
         if concept in groups:
-            by_group[groups[concept]].append(concept)
+            by_group[signals.block_group(groups[concept])].append(concept)
     low_rate = by_group.pop(0, [])
     return Wanted(dict(by_group), low_rate)
 

@@ -1,8 +1,9 @@
 """The table `signal_block`: high-rate values, packed.
 
-A row is (patient, signal group, hour of effective time, revision). Level 0 is what one commit brought; compaction
-merges an hour's rows into one of level 1. `concept_bits` has bit (concept mod 64) set for each concept within: a filter
-that may say yes wrongly, never no. Rows of an hour are unordered in effective time: late values have later revisions.
+A row is (patient, block group, hour of effective time, revision). Level 0 is what one commit brought; compaction merges
+an hour's rows into one of level 1. A monitor's message carries vital signs, ventilation and pressures at once, so they
+share a block group: a row a message instead of three. `concept_bits` has a bit set for each concept within: a filter
+that may say yes wrongly, never no. Rows of an hour are unordered in effective time: late values come later.
 
 Here: writing rows, reading an interval, walking from the newest back.
 Not here: the bytes of `columns` (stores.blocks), merging rows (stores.compaction), which table a concept is in
@@ -30,6 +31,8 @@ _COLUMNS = (
     "columns"
 )
 _COPY_SQL = f"copy signal_block ({_COLUMNS}) from stdin (format binary)"
+NUMERICS = 1
+"""The block group of all numbers a monitor sends at most every second; waveforms would have others, from 10."""
 COMPACTION_LOCK = 0x5649_4743
 """First key of the advisory locks that keep compaction from replacing rows between two queries of one reader."""
 
@@ -68,11 +71,21 @@ class NewRow(NamedTuple):
     columns: bytes
 
 
+def block_group(signal_group: int) -> int:
+    """Return the group of blocks that a concept's signal group is kept in: `signal_block.signal_group`."""
+    return NUMERICS if 0 < signal_group < 10 else signal_group
+
+
+def bit_of(concept: int) -> int:
+    """Return a concept's bit, 0 to 63. The numbers of high-rate concepts (1…, 101…, 201…) get bits of their own."""
+    return (concept % 100 + concept // 100 * 20) & 63
+
+
 def bits_of(concepts: Iterable[int]) -> int:
     """Return concepts as the signed 64-bit filter that PostgreSQL keeps."""
     bits = 0
     for concept in concepts:
-        bits |= 1 << (concept & 63)
+        bits |= 1 << bit_of(concept)
     return bits - (1 << 64) if bits >> 63 else bits
 
 

@@ -78,6 +78,7 @@ async def write(
                 f"expected values up to log position {limit}, found one from {sample.known_from}"
             )
         if group:
+            group = signals.block_group(group)
             effective = sample.effective_at_us
             buckets[sample.patient_id, group, effective - effective % HOUR_US].append(sample)
         else:

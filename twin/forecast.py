@@ -91,7 +91,7 @@ class Forecaster:
             patient_id=patient.patient_id,
             encounter_id=patient.encounter_id,
             ward=patient.place.ward,
-            bed=patient.place.bed or patient.place.room,
+            bed=patient.place.bed_label,
             as_of_us=log_time_us,
             position=key.position,
             is_admitted=is_admitted,

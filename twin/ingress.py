@@ -80,6 +80,7 @@ class MllpConnection(asyncio.Protocol):
             self._unread_timer.cancel()
         remainder = self._framer.close()
         if remainder is not None:
+            self._unacknowledged_bytes += len(remainder.body)
             self._listener.accept(self, remainder)
         self._listener.noise_bytes += self._framer.noise_bytes
         self._transport = None
@@ -110,6 +111,7 @@ class MllpConnection(asyncio.Protocol):
     def acknowledge(self, body_bytes: int, ack: bytes) -> None:
         """Answer one message, now on disk."""
         self._unacknowledged_bytes -= body_bytes
+        self.regulate()
         if self._transport is not None and not self._transport.is_closing() and ack:
             self._transport.write(mllp.frame(ack))
 
@@ -246,7 +248,8 @@ class FeedListener:
     def _answer(self, waiting: Waiting, index: int) -> None:
         frame = waiting.frame
         if frame.is_truncated:
-            return  # nobody is there to read it
+            waiting.connection.acknowledge(len(frame.body), b"")  # nobody waits for an answer to it
+            return
         control_id = f"{self._session[:6]}{self._pack_number}-{index}"
         header = hl7v2.decode_header(frame.body)
         if frame.is_oversize:

@@ -172,6 +172,16 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
         """Return the bed as a person would say it, e.g. `ICU-2 / 07`."""
         return " / ".join(part for part in (self.ward, self.room, self.bed) if part)
 
+    @property
+    def bed_label(self) -> str:
+        """Return the bed within its ward, e.g. `08-1`: in many hospitals the room carries the number.
+
+        A bed that names its room itself is told once: room `08`, bed `08-1` is `08-1`.
+        """
+        if not self.bed or self.bed.startswith(f"{self.room}-"):
+            return self.bed or self.room
+        return "-".join(part for part in (self.room, self.bed) if part)
+
 
 class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
     """A patient's stay changed."""

@@ -89,7 +89,13 @@ function patchBeds(patch) {
     dress(row);
   }
   order();
-  document.getElementById("empty").hidden = beds.children.length > 0;
+  const empty = document.getElementById("empty");
+  empty.hidden = beds.children.length > 0;
+  document.getElementById("board").hidden = !empty.hidden;
+  if (empty.hidden) setText(empty, empty.dataset.emptied); // for when the last one leaves
+  const shared = document.getElementById("shared");
+  setText(shared, patch.shared);
+  shared.hidden = !patch.shared;
 }
 
 // A patient's page ----------------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ function judge() {
   } else if (pulse && !pulse.is_connected) {
     brokenSince ??= new Date();
     warn(`No twins heard since ${withSeconds(brokenSince)}: the bus is not connected – values may be old`);
-  } else if (pulse && pulse.quiet_s > QUIET_S && (!beds || beds.children.length)) {
+  } else if (pulse && pulse.quiet_s > QUIET_S && pulse.beds) {
     const since = new Date(Date.now() - pulse.quiet_s * 1000);
     warn(`No new snapshot since ${withSeconds(since)} – values may be old`);
   } else {

@@ -330,6 +330,12 @@ def wards() -> Wards:
     return Wards()
 
 
+@pytest.fixture(scope="session")
+def make_wards() -> type[Wards]:
+    """For fixtures that live longer than a test."""
+    return Wards
+
+
 @pytest.fixture
 def clinic_settings(tmp_path: Any) -> Settings:
     return Settings(data_dir=tmp_path, site="test")

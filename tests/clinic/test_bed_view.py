@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from clinic.bed_view import COLUMNS, bed_row, cells_of, order_keys, score_view, waiting_row
+from clinic.patient_view import History, patient_view
 from clinic.questions import Person, Stay
 from vocabulary.snapshot import Score
 
@@ -84,6 +85,18 @@ def test_a_column_shows_what_it_adds_to_the_score(wards) -> None:
         "heart_rate": 0, "respiratory_rate": 3, "oxygen_saturation": 0, "blood_pressure": 2, "body_temperature": 0,
         "oxygen": 2, "consciousness": 0,
     }  # fmt: skip
+
+
+def test_what_stood_in_for_the_oximeter_shows_its_points(wards) -> None:
+    parts = {"arterial_oxygen_saturation": 3, "heart_rate": 0}
+    snapshot = wards.snapshot(score=wards.score(parts, band="low-medium"))
+    signals = [signal for signal in snapshot.signals if signal.concept != "oxygen_saturation"]
+    signals.append(wards.signal("arterial_oxygen_saturation", 84.0))
+    snapshot = msgspec.structs.replace(snapshot, signals=signals)
+    cell = _cell(snapshot, "oxygen_saturation")
+    assert (cell.text, cell.points) == ("84", 3)
+    [part] = [part for part in patient_view(snapshot, "", None, History()).parts if part.points]
+    assert (part.name, part.cell.text, part.points) == ("Oxygen saturation (arterial)", "84", 3)
 
 
 def test_a_total_of_only_what_was_measured_is_a_lower_bound(wards) -> None:

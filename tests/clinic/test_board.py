@@ -173,6 +173,75 @@ async def test_staleness_silence_and_notices_are_told_in_words(clinic, wards) ->
     assert f'data-at="{stale[0].effective_at_us}"' in row
 
 
+def _row(page: str, patient_id: int) -> str:
+    return page.split(f'id="bed-{patient_id}"')[1].split("</tr>", maxsplit=1)[0]
+
+
+def _shared(page: str) -> str:
+    return page.split('id="shared"')[1].split("</p>", maxsplit=1)[0].split(">", 1)[1]
+
+
+async def test_a_notice_of_every_twin_is_told_once_above_the_beds(clinic, wards, readers) -> None:
+    everywhere, here = "No approved model: NEWS2 is shown.", "Weight was never measured."
+    readers.open_stays = [Stay(9, "ICU-A", "09")]  # waits for its twin: it has no say
+    await clinic.app.state.context.board._read_stays()
+    clinic.live.publish(wards.snapshot(7, notices=[everywhere, here]))
+    clinic.live.publish(wards.snapshot(8, ward="MED-3", notices=[everywhere]))
+    await clinic.settle()
+    for path in ("/", "/wards/MED-3"):
+        page = (await clinic.client.get(path)).text
+        assert page.count(everywhere) == 1, path
+        assert _shared(page) == everywhere
+    page = (await clinic.client.get("/")).text
+    assert here in _row(page, 7)
+    assert "Waiting for the first snapshot." in _row(page, 9)
+    [entry] = (await clinic.client.get("/api/ward?ward=MED-3")).json()["beds"]
+    assert entry["notices"] == [everywhere]  # a program is told each bed's own
+
+
+async def test_a_notice_returns_to_the_rows_when_one_twin_no_longer_has_it(clinic, wards) -> None:
+    notice = "No approved model: NEWS2 is shown."
+    for patient_id in (7, 8):
+        clinic.live.publish(wards.snapshot(patient_id, notices=[notice]))
+    await clinic.settle()
+    hub = clinic.app.state.context.hub
+    everyone, elsewhere = hub.join(["wards"]), hub.join(["ward:MED-3"])
+    clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 200))
+    await clinic.settle()
+    [event] = _events(everyone, "beds")
+    assert event["shared"] == ""
+    assert [(bed["id"], notice in bed["html"]) for bed in event["beds"]] == [(7, True), (8, False)]
+    assert [(event["beds"], event["shared"]) for event in _events(elsewhere, "beds")] == [([], "")]
+    clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 300, admitted=False))
+    await clinic.settle()
+    page = (await clinic.client.get("/")).text
+    assert notice in _row(page, 7)  # of one twin alone nothing is shared
+
+
+async def test_an_empty_board_says_why(clinic, wards) -> None:
+    never, now = "No twin was heard of yet.", "Nobody is in a bed now."
+    page = (await clinic.client.get("/")).text
+    assert never in page
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    assert never not in (await clinic.client.get("/")).text
+    assert "Nobody is in a bed of MED-3 now." in (await clinic.client.get("/wards/MED-3")).text
+    clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 200, admitted=False))
+    await clinic.settle()
+    page = (await clinic.client.get("/")).text
+    assert f">{now}" in page
+    assert json.loads(clinic.app.state.context.board.pulse().split(b"data: ")[1])["beds"] == 0
+
+
+async def test_beds_are_sorted_as_people_count(clinic, wards) -> None:
+    for patient_id, bed in ((7, "10-1"), (8, "2-12"), (9, "2-2")):
+        clinic.live.publish(wards.snapshot(patient_id, bed=bed))
+    await clinic.settle()
+    page = (await clinic.client.get("/?sort=bed")).text
+    assert page.index("bed-9") < page.index("bed-8") < page.index("bed-7")
+    assert '<span class="place">2-12</span>' in _row(page, 8)
+
+
 async def test_a_viewer_that_lags_is_let_go_and_the_others_stay(clinic, wards) -> None:
     hub = clinic.app.state.context.hub
     slow, quick = hub.join(["wards"]), hub.join(["wards"])
@@ -211,7 +280,8 @@ async def test_the_board_lives_on_without_the_database(clinic, wards, readers) -
     assert "The database does not answer" in patient.text
 
 
-async def test_everything_is_taken_anew_when_the_bus_comes_back(clinic, wards) -> None:
+async def test_everything_is_taken_anew_when_the_bus_comes_back(monkeypatch, clinic, wards) -> None:
+    monkeypatch.setattr("clinic.ward_live._REFILL_CHECK_S", 0.02)
     clinic.live.is_connected = False
     context = clinic.app.state.context
     assert not context.ward.is_connected

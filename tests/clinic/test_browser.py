@@ -162,12 +162,36 @@ def test_it_fits_the_screen_and_has_enough_contrast(
     page = open_page(ward.url, color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": height})
     page.wait_for_selector("#bed-23")
-    for address in (None, f"{ward.url}/patients/21"):
+    for address in (None, f"{ward.url}/patients/21", f"{ward.url}/feeds"):
         if address:
             page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.is_visible("text=Informs; is not a primary alarm.")
         assert page.evaluate(CONTRAST) == []
+
+
+def test_the_last_bed_to_leave_is_told_kindly_and_nothing_shouts(ward: Any, wards: Any, open_page: Any) -> None:
+    page = open_page(ward.url)
+    for patient_id in (7, 8):
+        ward.live.publish(wards.snapshot(patient_id, bed=f"0{patient_id - 6}", position=1 << 41, notices=["Shared."]))
+    page.wait_for_selector("#shared:text('Shared.')", timeout=3000)
+    assert page.locator(".bed .notice").count() == 0
+    ward.live.publish(wards.snapshot(7, position=1 << 42, admitted=False))
+    page.wait_for_selector("#bed-8 .notice:text('Shared.')", timeout=3000)
+    ward.live.publish(wards.snapshot(8, position=1 << 42, admitted=False))
+    page.wait_for_selector("#empty:text('Nobody is in a bed now.')", timeout=3000)
+    assert page.is_hidden("#shared")
+    assert page.is_hidden("#banner")
+    assert page.said == []
+
+
+def test_the_footer_covers_nothing_on_a_page_that_is_read_to_its_end(ward: Any, open_page: Any) -> None:
+    page = open_page(ward.url)
+    position = "getComputedStyle(document.querySelector('footer')).position"
+    assert page.evaluate(position) == "sticky"
+    for path in ("/patients/7", "/feeds"):
+        page.goto(ward.url + path)
+        assert page.evaluate(position) == "static", path
 
 
 def test_the_keyboard_reaches_every_bed(ward: Any, open_page: Any) -> None:

@@ -114,3 +114,14 @@ def test_a_score_chart_shows_the_worst_of_each_bar() -> None:
     root = ElementTree.fromstring(score_chart("NEWS2", points, Axis(0, 10, ""), FROM_US, FROM_US + 24 * HOUR_US))
     bars = [rect for rect in root.iter("rect") if "bar" in rect.attrib["class"]]
     assert [bar.attrib["class"] for bar in bars] == ["bar band-high"]
+
+
+def test_a_sparkline_breaks_by_the_patients_own_rhythm() -> None:
+    def strokes(minutes: list[int]) -> int:
+        points = [ScorePoint(FROM_US - minute * MINUTE_US, 3.0, "low") for minute in sorted(minutes, reverse=True)]
+        return str(sparkline(points)).split('class="line" d="')[1].split('"')[0].count("M")
+
+    assert strokes(list(range(0, 200, 2))) == 1
+    assert strokes([*range(30), *range(60, 90)]) == 2  # once a minute, then half an hour of nothing
+    assert strokes([0, 45, 100, 160, 220]) == 1  # charted about once an hour
+    assert strokes([0, 10, 20, 200, 210]) == 2  # nothing bridges two hours

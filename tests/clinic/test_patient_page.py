@@ -6,11 +6,12 @@ import asyncio
 import json
 
 import msgspec
+import pytest
 
 from clinic.broadcast import Viewer
 from clinic.patient_painter import patient_topic
-from clinic.patient_view import History, charts, patient_view
-from clinic.questions import Minute, Person, ScorePoint
+from clinic.patient_view import History, charts, hours_of_stay, patient_view
+from clinic.questions import Minute, Person, ScorePoint, Stay
 
 HOUR_US = 3_600_000_000
 
@@ -121,3 +122,51 @@ async def test_the_past_is_read_once_a_minute_not_once_a_snapshot(clinic, wards,
     ward.take(msgspec.json.encode(wards.snapshot(7, position=(1 << 40) + 400, as_of_us=wards.now_us + 60_000_000)))
     await pages.parts(ward.twin(7), 24)
     assert readers.calls > calls
+
+
+@pytest.mark.parametrize(
+    ("first_h", "started_h", "hours"),
+    [
+        (1.0, None, 4),
+        (3.9, 3.9, 4),
+        (4.1, None, 24),
+        (23.5, 30.0, 24),  # admitted before anything was heard
+        (30.0, None, 48),
+        (90.0, None, 48),
+        (30.0, 2.0, 4),  # what is older is of another stay
+    ],
+)
+def test_charts_open_over_the_shortest_stretch_that_shows_the_stay(wards, first_h, started_h, hours) -> None:
+    now_us = wards.now_us
+    ages_h = [first_h, first_h / 2, 0.2]
+    minutes = tuple(Minute(now_us - int(age_h * HOUR_US), {"heart_rate": 80.0}) for age_h in ages_h)
+    started_at_us = 0 if started_h is None else now_us - int(started_h * HOUR_US)
+    assert hours_of_stay(now_us, History(minutes=minutes), started_at_us) == hours
+    scores = tuple(ScorePoint(minute.start_us, 3.0) for minute in minutes)
+    assert hours_of_stay(now_us, History(scores=scores), started_at_us) == hours
+    assert hours_of_stay(now_us, History(), started_at_us) == 4
+
+
+async def test_a_page_opens_over_its_stay_unless_asked(clinic, wards, readers) -> None:
+    readers.minute_rows = [Minute(wards.now_us - hours * HOUR_US, {"heart_rate": 80.0}) for hours in (20, 2)]
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+
+    async def shown(path: str) -> str:
+        return (await clinic.client.get(path)).text.split("?hours=")[1].split('"')[0]
+
+    assert await shown("/patients/7") == "24"
+    assert await shown("/patients/7?hours=48") == "48"
+    assert await shown("/patients/7?hours=5") == "24"
+    readers.open_stays = [Stay(7, "ICU-A", "03", wards.now_us - 3 * HOUR_US)]
+    await clinic.app.state.context.board._read_stays()
+    assert await shown("/patients/7") == "4"
+
+
+async def test_a_discharged_patients_twin_is_not_called_stale(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    assert "data-valid-real" in (await clinic.client.get("/patients/7")).text
+    clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 300, admitted=False))
+    await clinic.settle()
+    assert "data-valid-real" not in (await clinic.client.get("/patients/7")).text

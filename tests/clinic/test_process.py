@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 
+from clinic.__main__ import _listen
 from stores.database import migrate
 from twin import health
 from twin.bus import Bus
+from vocabulary.errors import ConfigurationError
 from vocabulary.snapshot import canonical_bytes
 
 
@@ -70,13 +73,6 @@ async def test_a_snapshot_on_the_bus_is_on_the_page(
             assert "bed-8" in (await client.get("/wards/MED%203%2Fa")).text
             assert (await client.get("/api/snapshots/" + first.snapshot_id)).content == canonical_bytes(first)
             assert (await client.get("/ready")).status_code == 200
-            with socket.socket() as taken:
-                taken.bind(("127.0.0.1", 0))
-                taken.listen()
-                port = str(taken.getsockname()[1])
-                second = _start({**environment, "VIGIL_CLINIC_PORT": port}, tmp_path / "second.log")
-                assert await asyncio.to_thread(second.wait, 30) == 2
-                assert "VIGIL_CLINIC_PORT" in (tmp_path / "second.log").read_text()
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 15) == 0
     finally:
@@ -87,6 +83,15 @@ async def test_a_snapshot_on_the_bus_is_on_the_page(
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert "ready" in [line["event"] for line in lines]
     assert "Hansen" not in log.read_text()
+
+
+def test_a_port_that_is_taken_is_told_by_its_setting(clinic_settings: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match="VIGIL_CLINIC_PORT"):
+            _listen(clinic_settings.model_copy(update={"clinic_port": port}))
 
 
 def _with_bytes(publication: Any) -> tuple[Any, bytes]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
 
 from clinic.readers import StoreReaders
@@ -26,9 +29,29 @@ def _sample(key: str, value: float, at_us: int, *, patient_id: int = 7, position
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def database(postgres_server, make_wards) -> Iterator[str]:
+    """One filled database for every test that only reads."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+        asyncio.run(_fill(postgres_server.url(name), make_wards()))
+        yield postgres_server.url(name)
+        connection.execute(f"drop database if exists {name} with (force)")
+
+
 @pytest.fixture
-async def database(database_url: str, wards) -> AsyncIterator[str]:
-    """A database with two records of one person, a stay, values, snapshots and something held back."""
+def own_database(postgres_server, database: str) -> Iterator[str]:
+    """A copy for a test that writes."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {name} template {database.rsplit('/', 1)[1].partition('?')[0]}")
+        yield postgres_server.url(name)
+        connection.execute(f"drop database if exists {name} with (force)")
+
+
+async def _fill(database_url: str, wards) -> None:
+    """Write two records of one person, a stay, values, snapshots and something held back."""
     await migrate(database_url)
     connection = await connect(database_url, application_name="test")
     now_us = wards.now_us
@@ -48,7 +71,7 @@ async def database(database_url: str, wards) -> AsyncIterator[str]:
                 merges=[clinical.MergeRow(7, 5, 2, now_us)],
                 encounters=[clinical.EncounterRow(70, 7, "V1", "I", "in-progress", now_us - 10, None, 1, 1)],
                 closed_places=[],
-                places=[clinical.EncounterPlaceRow(70, Place("ICU-A", "", "03"), "admit", now_us - 10, None, 1)],
+                places=[clinical.EncounterPlaceRow(70, Place("ICU-A", "03", "1"), "admit", now_us - 10, None, 1)],
                 closed_associations=[],
                 associations=[],
             ),
@@ -92,7 +115,6 @@ async def database(database_url: str, wards) -> AsyncIterator[str]:
                 kept = snapshots.Body(key.partition, key.position, 7, as_of_us, "minute", body)
                 await snapshots.put_bodies(connection, [kept])
     await connection.close()
-    return database_url
 
 
 def _body(wards, number: int) -> bytes:
@@ -109,14 +131,14 @@ async def store_readers(database: str) -> AsyncIterator[StoreReaders]:
     await opened.close()
 
 
-async def test_people_stays_and_identifiers(store_readers) -> None:
+async def test_people_stays_and_identifiers(store_readers, wards) -> None:
     people = await store_readers.people([7, 8, 99])
     assert [(one.family_name, one.birth_date, one.is_synthetic) for one in people.values()] == [
         ("Hansen", "1954-06-02", True),
         ("Real", "1990", False),
     ]
     [stay] = await store_readers.stays()
-    assert (stay.patient_id, stay.ward, stay.bed) == (7, "ICU-A", "03")
+    assert (stay.patient_id, stay.ward, stay.bed, stay.started_at_us) == (7, "ICU-A", "03-1", wards.now_us - 10)
     assert [await store_readers.survivor(number) for number in (5, 7, 8, 99)] == [7, 7, 8, None]
     assert await store_readers.find_by_identifier(None, "M5") == [7]
     assert await store_readers.find_by_identifier("ELSE", "M5") == []
@@ -156,11 +178,13 @@ async def test_snapshots_by_id_and_the_last_kept(store_readers, wards) -> None:
     assert await store_readers.latest_snapshot(8) is None
 
 
-async def test_what_was_shown_is_kept(store_readers, wards) -> None:
+async def test_what_was_shown_is_kept(own_database, wards) -> None:
     key = SnapshotKey(partition_of(7), POSITION + 18, 7)
+    opened = StoreReaders(own_database)
     for _ in range(2):
-        await store_readers.keep_shown(_body(wards, 18))
-    assert (await store_readers.snapshot(key)).body == _body(wards, 18)
+        await opened.keep_shown(_body(wards, 18))
+    assert (await opened.snapshot(key)).body == _body(wards, 18)
+    await opened.close()
 
 
 async def test_the_score_over_time_comes_from_kept_snapshots(store_readers, wards) -> None:

@@ -92,6 +92,11 @@ def test_a_patient_page_is_patched_part_by_part(served, wards) -> None:
     raise AssertionError("the new heart rate never came")
 
 
+def test_the_feeds_page_is_sent_whole(served) -> None:
+    with httpx.stream("GET", f"{served.url}/streams/feeds", timeout=5) as response:
+        assert "MON" in _next(_events(response), "parts")["feeds"]
+
+
 def test_a_viewer_who_leaves_is_forgotten(served) -> None:
     hub = served.app.state.context.hub
     with httpx.stream("GET", f"{served.url}/streams/board", timeout=5) as response:

@@ -18,9 +18,9 @@ from vocabulary.records import ObservationStatus
 
 HOUR_US = 3_600_000_000
 START_US = 1_770_000_000_000_000 // HOUR_US * HOUR_US
-# Concept to signal group. 1 and 65 share a filter bit, 127 has the sign's; 130 holds texts in a block; 900 and 901 are
-# events.
-GROUPS = {1: 1, 65: 1, 127: 1, 130: 2, 900: 0, 901: 0}
+# Concept to signal group. 1 and 145 share a filter bit, 143 has the sign's; 130 holds texts in a block; 900 and 901 are
+# events; 70 has a block group of its own.
+GROUPS = {1: 1, 145: 2, 143: 3, 130: 2, 70: 10, 900: 0, 901: 0}
 PATIENTS = (10, 11, 12)
 
 

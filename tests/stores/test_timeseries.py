@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from stores import latest as walking
-from stores import timeseries
+from stores import signals, timeseries
 from stores.database import Connection, connect, consistent_read, to_timestamp, transaction
 from stores.timeseries import CorruptBlockError, Sample
 from vocabulary.concepts import CONCEPTS, by_key
@@ -166,6 +166,18 @@ async def test_compaction_leaves_the_open_hour_and_makes_one_block_of_a_closed_o
     assert await timeseries.compact(connection, START_US + 2 * HOUR_US - 1) == timeseries.Compacted()
 
 
+async def test_a_backfilled_hour_keeps_its_bytes_when_compacted(connection: Connection) -> None:
+    beats = seconds(600)
+    await put(connection, beats)
+    before = await connection.execute("select level, n, columns from signal_block")
+    level, n, columns = (await before.fetchall())[0]
+    assert (level, n) == (0, 600)
+    await timeseries.compact(connection, START_US + HOUR_US)
+    after = await connection.execute("select level, n, columns from signal_block")
+    assert await after.fetchall() == [(1, 600, columns)]
+    assert await timeseries.range_(connection, [1], None, START_US, START_US + HOUR_US) == beats
+
+
 async def test_a_late_value_is_merged_into_the_compacted_hour_the_next_time(connection: Connection) -> None:
     on_time = seconds(50)
     await put_a_commit_each(connection, on_time)
@@ -284,7 +296,7 @@ async def test_a_damaged_block_is_an_error_for_readers_and_left_alone_by_compact
             await read
         await connection.rollback()
     done = await timeseries.compact(connection, end)
-    group = timeseries.signal_groups()[HEART_RATE]
+    group = signals.NUMERICS
     assert (done.hours, done.corrupt) == (1, ((1, group, START_US),))
     sizes = await timeseries.sizes(connection)
     assert (sizes.blocks, sizes.block_samples) == (6, 10)
@@ -353,8 +365,17 @@ async def test_the_row_says_what_lies_within(connection: Connection) -> None:
     )  # fmt: skip
 
 
-def test_no_two_concepts_of_a_group_share_a_filter_bit() -> None:
+def test_no_two_high_rate_concepts_share_a_filter_bit() -> None:
     """Sharing would stay correct (test_bitemporal does it) but read more blocks than needed."""
-    for group in {concept.signal_group for concept in CONCEPTS} - {0}:
-        numbers = [concept.number % 64 for concept in CONCEPTS if concept.signal_group == group]
-        assert len(numbers) == len(set(numbers))
+    bits = [signals.bit_of(concept.number) for concept in CONCEPTS if concept.signal_group]
+    assert len(bits) == len(set(bits))
+
+
+async def test_a_message_of_several_signal_groups_is_one_row(connection: Connection) -> None:
+    several = {concept.signal_group: concept.number for concept in CONCEPTS if concept.signal_group}
+    assert len(several) > 1
+    message = [sample(START_US, 9.0, FIRST, concept=number, value_index=number) for number in several.values()]
+    await put(connection, message)
+    assert (await timeseries.sizes(connection)).blocks == 1
+    rows = await timeseries.range_(connection, [1], [message[0].concept], START_US, START_US + 1)
+    assert rows == message[:1]

@@ -15,11 +15,11 @@ from pydantic import SecretStr
 
 from hospital import messages
 from interop import mllp
-from stores import database, ledger_verification, quarantine
+from stores import database, ledger_verification, positions, quarantine
 from twin import accounts, engine, forecast, health, ingress, normalizer
 from twin.bus import Bus
 from vocabulary.clock import Clock, SystemClock
-from vocabulary.records import PARTITIONS
+from vocabulary.records import INCARNATION_SHIFT, PARTITIONS
 from vocabulary.settings import FeedSettings, Settings
 from vocabulary.snapshot import TwinSnapshot, from_bytes
 
@@ -95,10 +95,12 @@ class Peer:
         return code_of(await self.answer())
 
     async def hang_up(self) -> None:
-        """Close in order."""
+        """Close in order; what a receiver that does not read leaves unsent is dropped."""
         self.writer.close()
         try:
-            await self.writer.wait_closed()
+            await asyncio.wait_for(self.writer.wait_closed(), 1)
+        except TimeoutError:
+            self.writer.transport.abort()
         except ConnectionError:
             return
 
@@ -131,7 +133,7 @@ class LivePlane:
                 engine.run(settings, c, self.url, clock, stop, self.forecaster, list(range(PARTITIONS))), name="engine"
             ),
         ]
-        await until(lambda: self._is_up(), "all three processes are ready", 20.0)
+        await until(self._is_up, "all three processes are ready", 20.0)
 
     def _is_up(self) -> bool:
         self.check()
@@ -183,11 +185,9 @@ class LivePlane:
     async def _reached(self, sequence: int) -> bool:
         self.check()
         async with database.transaction(self.connection) as connection:
-            row = await (
-                await connection.execute("select min(position) from position where reader like 'p%'")
-            ).fetchone()
-        assert row is not None
-        return int(row[0]) & ((1 << 40) - 1) >= sequence
+            places = await positions.read(connection)
+        slowest = min(place.position for reader, place in places.items() if reader != positions.NORMALIZER)
+        return slowest & ((1 << INCARNATION_SHIFT) - 1) >= sequence
 
     async def twins(self) -> dict[int, TwinSnapshot]:
         """The latest snapshot of every twin, as pages read it."""

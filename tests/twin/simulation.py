@@ -58,6 +58,7 @@ class Log:
 
     messages: list[RawMessage] = field(default_factory=list)
     now_us: int = START
+    identity: str = "RAW simulated"
     _encode: Callable[[object], bytes] = field(default_factory=lambda: msgspec.msgpack.Encoder().encode)
 
     def append(self, feed: str, bodies: Sequence[bytes]) -> None:
@@ -74,7 +75,7 @@ class Log:
     @property
     def extent(self) -> RawExtent:
         """What a bus would say of it."""
-        return RawExtent("RAW simulated", 1, len(self.messages), 0)
+        return RawExtent(self.identity, 1, len(self.messages), 0)
 
 
 class Storyteller:
@@ -256,7 +257,7 @@ class Storyteller:
 
 
 def write_log(hospital_of: Callable[[Callable[[], int]], object], seed: int, messages: int) -> Log:
-    """A log of so many messages; the same seed writes the same log. Its last entry is a tick that all twins are due at."""
+    """A log of so many messages, the same for the same seed. Its last entry is a tick that all twins are due at."""
     rng = random.Random(seed)
     log = Log()
     story = Storyteller(hospital_of(lambda: log.now_us), rng, log)
@@ -299,25 +300,31 @@ class Run:
         self._clock = ManualClock(START)
         self._inbox = Inbox(range(PARTITIONS))
         self._sent: list[bytes] = []  # on their way from the normalizer to the engine
-        self._next = 0
-        self._is_behind = True
+        self.next = 0
+        self.is_behind = True
         self.normalizer: Normalizer
         self.engine: Engine
 
+    async def open(self) -> None:
+        """Take both readers over."""
+        await self._open_normalizer()
+        await self._open_engine()
+
     async def _open_normalizer(self) -> None:
         self.normalizer = await open_normalizer(self.settings, _Bus(self.log), self.url, self._terminology)  # type: ignore[arg-type]
-        self._next = self.normalizer.position & ((1 << INCARNATION_SHIFT) - 1)
+        incarnation, sequence = divmod(self.normalizer.position, 1 << INCARNATION_SHIFT)
+        self.next = sequence if incarnation == self.normalizer.incarnation else 0
 
     async def _open_engine(self) -> None:
         self.engine = await open_engine(self.settings, self.url, self._clock, self.forecaster, range(PARTITIONS))
-        self._is_behind = True
+        self.is_behind = True
 
     async def normalize(self, most: int) -> None:
         """Let the normalizer take its next packs."""
-        raw = self.log.messages[self._next : self._next + most]
+        raw = self.log.messages[self.next : self.next + most]
         if raw:
             batches, tick = await self.normalizer.normalize(raw)
-            self._next += len(raw)
+            self.next += len(raw)
             self._sent += [data for _, data in batches]
             if tick is not None:
                 self._sent.append(tick)
@@ -329,7 +336,7 @@ class Run:
             if self.rng.random() >= loss:
                 self._inbox.put(data)
         batches, tick = self._inbox.take()
-        publications, self._is_behind = await advance(self.engine, batches, tick, is_behind=self._is_behind)
+        publications, self.is_behind = await advance(self.engine, batches, tick, is_behind=self.is_behind)
         self._publish(publications)
 
     def _publish(self, publications: Sequence[Publication]) -> None:
@@ -340,19 +347,18 @@ class Run:
 
     async def play(self, *, interruptions: float = 0.0, loss: float = 0.0, largest: int = 12) -> None:
         """Fold the whole log but its last tick, then that tick alone."""
-        await self._open_normalizer()
-        await self._open_engine()
+        await self.open()
         final = self.log.messages[-1]
         body = Log(self.log.messages[:-1])
         whole, self.log = self.log, body
-        while self._next < len(self.log.messages):
+        while self.next < len(self.log.messages):
             await self.normalize(self.rng.randint(1, largest))
             for _ in range(self.rng.randint(0, 3)):
                 await self.fold(self.rng.randint(0, len(self._sent)), loss=loss)
             if self.rng.random() < interruptions:
                 await self._interrupt()
         await self.fold(len(self._sent))
-        while self._is_behind or self._sent:
+        while self.is_behind or self._sent:
             await self.fold(len(self._sent))
         # A tick that finds no gap proves that nothing was lost on the way.
         self.log = whole
@@ -361,7 +367,7 @@ class Run:
         assert tick is not None
         self._sent = [tick]
         await self.fold(1)
-        while self._is_behind:
+        while self.is_behind:
             await self.fold(0)
             self._sent = [tick]
             await self.fold(1)
@@ -390,9 +396,10 @@ class Run:
             await connection.close()
 
     async def close(self) -> None:
-        """Close both connections."""
-        await self.normalizer.close()
-        await self.engine.close()
+        """Close both connections, if they were opened."""
+        for reader in (getattr(self, "normalizer", None), getattr(self, "engine", None)):
+            if reader is not None:
+                await reader.close()
 
 
 async def _rows(connection: Connection, query: str) -> list[tuple[object, ...]]:
@@ -409,8 +416,8 @@ _COMPARED = {
     "p.known_to from encounter_location p join location l using (location_id)",
     "association": "select subject_kind, subject, patient_id, encounter_id, from_us, to_us, known_from, known_to "
     "from device_association",
-    "item": 'select position, raw_index, value_index, feed, outcome, reason, "where", found, "values", state, waits_for '
-    "from quarantine_item",
+    "item": 'select position, raw_index, value_index, feed, outcome, reason, "where", found, "values", state, '
+    "waits_for from quarantine_item",
     "source": "select * from source_message",
 }
 
@@ -445,16 +452,11 @@ async def stored_samples(connection: Connection) -> list[Sample]:
 
 async def minutes_that_differ(connection: Connection, until_us: int) -> list[int]:
     """Patients whose stored minutes are not what their values make of them; they must all be."""
-    wrong = []
+    from_us, to_us = START - 30 * 24 * HOUR, until_us // MINUTE * MINUTE
     async with transaction(connection):
-        ids_of = [
-            await clinical.merged_ids(connection, patient_id)  # type: ignore[arg-type]
-            for (patient_id,) in await _rows(connection, "select patient_id from patient where merged_into is null")
-        ]
-        for ids in ids_of:
-            if await minutes.rebuild_minutes(connection, ids, START - 30 * 24 * HOUR, until_us // MINUTE * MINUTE):
-                wrong.append(ids[0])
-    return wrong
+        survivors = await _rows(connection, "select patient_id from patient where merged_into is null")
+        ids_of = [await clinical.merged_ids(connection, patient_id) for (patient_id,) in survivors]  # type: ignore[arg-type]
+        return [ids[0] for ids in ids_of if await minutes.rebuild_minutes(connection, ids, from_us, to_us)]
 
 
 def differences(published: bytes, rebuilt: TwinSnapshot) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,22 @@ def test_every_reason_has_one_outcome() -> None:
 def test_a_bed_is_called_as_people_call_it() -> None:
     assert Place("ICU-2", "", "07").label == "ICU-2 / 07"
     assert Place().label == ""
+
+
+@pytest.mark.parametrize(
+    ("room", "bed", "label"),
+    [
+        ("08", "1", "08-1"),  # the room carries the number
+        ("", "07", "07"),
+        ("12", "", "12"),
+        ("08", "08-1", "08-1"),  # the bed names its room itself
+        ("1", "12", "1-12"),
+        ("1", "1", "1-1"),
+        ("", "", ""),
+    ],
+)
+def test_a_bed_within_its_ward_is_told_by_room_and_bed(room: str, bed: str, label: str) -> None:
+    assert Place("ICU-2", room, bed, "SITE").bed_label == label
 
 
 def test_a_batch_survives_its_encoding() -> None:
