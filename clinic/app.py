@@ -67,6 +67,7 @@ def build_app(
     live: Live,
     clock: Clock | None = None,
     *,
+    templates: Environment | None = None,
     paint_interval_s: float = PAINT_INTERVAL_S,
     pulse_s: float = PULSE_S,
     on_failure: Callable[[BaseException], None] | None = None,
@@ -78,11 +79,14 @@ def build_app(
         readers: answers questions about the past.
         live: what is being published now.
         clock: tells the time ages are counted from; None takes the one the settings ask for.
+        templates: as `build_templates` makes them, where several applications share them; None makes them.
         paint_interval_s: changes within this long are one event.
         pulse_s: how often pages hear that they are being heard.
         on_failure: called when a background task ends with an error: the process should stop.
     """
-    context = _build_context(settings, readers, live, clock or clock_of(settings), paint_interval_s)
+    context = _build_context(
+        settings, readers, live, clock or clock_of(settings), templates or build_templates(), paint_interval_s
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -122,8 +126,9 @@ def build_app(
     return app
 
 
-def _build_context(settings: Settings, readers: Readers, live: Live, clock: Clock, paint_interval_s: float) -> Context:
-    templates = build_templates()
+def _build_context(
+    settings: Settings, readers: Readers, live: Live, clock: Clock, templates: Environment, paint_interval_s: float
+) -> Context:
     hub = Hub()
     ward = WardLive(live, clock)
     feeds = Feeds(ward, readers, hub, templates, clock, speed_of(settings))

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import uvicorn
+from jinja2 import Environment
 
-from clinic.app import build_app
+from clinic.app import build_app, build_templates
 from clinic.questions import FeedSummary, House, KeptSnapshot, Measured, Minute, Person, ScorePoint, Stay
 from vocabulary.clock import ManualClock
 from vocabulary.concepts import by_key
@@ -306,13 +307,13 @@ class Clinic(NamedTuple):
         context = self.app.state.context
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
             held = {p: context.ward.twin(p) for p in self.live.latest}
             is_taken = all(twin and twin.body == self.live.latest[p] for p, twin in held.items())
             asked = {p for p, twin in held.items() if p in self.readers.persons and twin and twin.snapshot.is_admitted}
             is_named = not self.readers.is_available or all(context.board.person(p) for p in asked)
             if is_taken and is_named and not context.board._dirty:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.03)
                 return
         raise AssertionError("the clinic did not take what was published")
 
@@ -336,6 +337,12 @@ def make_wards() -> type[Wards]:
     return Wards
 
 
+@pytest.fixture(scope="session")
+def templates() -> Environment:
+    """Compiled once: that is most of what building an application takes."""
+    return build_templates()
+
+
 @pytest.fixture
 def clinic_settings(tmp_path: Any) -> Settings:
     return Settings(data_dir=tmp_path, site="test")
@@ -355,9 +362,13 @@ def readers() -> FakeReaders:
 
 
 @pytest.fixture
-async def clinic(clinic_settings: Settings, manual_clock: ManualClock, readers: FakeReaders) -> AsyncIterator[Clinic]:
+async def clinic(
+    clinic_settings: Settings, manual_clock: ManualClock, readers: FakeReaders, templates: Environment
+) -> AsyncIterator[Clinic]:
     live = FakeLive()
-    app = build_app(clinic_settings, readers, live, manual_clock, paint_interval_s=0.01, pulse_s=0.2)
+    app = build_app(
+        clinic_settings, readers, live, manual_clock, templates=templates, paint_interval_s=0.01, pulse_s=0.2
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with (
         app.router.lifespan_context(app),
@@ -368,7 +379,7 @@ async def clinic(clinic_settings: Settings, manual_clock: ManualClock, readers: 
 
 
 @pytest.fixture
-def serve(clinic_settings: Settings, readers: FakeReaders) -> Iterator[Callable[..., Served]]:
+def serve(clinic_settings: Settings, readers: FakeReaders, templates: Environment) -> Iterator[Callable[..., Served]]:
     """Start clinics on loopback, each in a thread of its own; they stop when told or at the end."""
     running: list[Callable[[], None]] = []
 
@@ -377,7 +388,13 @@ def serve(clinic_settings: Settings, readers: FakeReaders) -> Iterator[Callable[
     ) -> Served:
         bus = live or FakeLive()
         app = build_app(
-            clinic_settings.model_copy(update=changes), readers, bus, clock, paint_interval_s=0.05, pulse_s=pulse_s
+            clinic_settings.model_copy(update=changes),
+            readers,
+            bus,
+            clock,
+            templates=templates,
+            paint_interval_s=0.05,
+            pulse_s=pulse_s,
         )
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -114,9 +114,12 @@ async def _kill_at_random(house: House, dice: random.Random, done: asyncio.Event
     started = time.monotonic()
     for target in order:
         await asyncio.sleep(dice.uniform(0.4, 2.2))
-        with suppress(ProcessLookupError, StopIteration):
-            os.kill(house.pid(target), signal.SIGKILL)
-            killed.append((round(time.monotonic() - started, 2), target))
+        while True:  # it may be dead already, of the server it needs: then it is killed as soon as it lives again
+            with suppress(ProcessLookupError, StopIteration):
+                os.kill(house.pid(target), signal.SIGKILL)
+                break
+            await asyncio.sleep(0.1)
+        killed.append((round(time.monotonic() - started, 2), target))
     done.set()
     return killed
 
