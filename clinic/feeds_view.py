@@ -133,8 +133,10 @@ def source_rows(feeds: Sequence[FeedSummary], reading: Reading) -> tuple[SourceR
     )
 
 
-def _order(row: FeedSummary) -> tuple[str, str, str]:
-    return natural_key(row.feed), row.feed, natural_key(row.source)
+def _order(row: FeedSummary) -> tuple[str, str, str, int, str]:
+    application, _, identifier = row.source.partition("^")
+    # Identifiers are often hexadecimal (EUI-64): shorter first, then letter by letter, keeps their order.
+    return natural_key(row.feed), row.feed, natural_key(application), len(identifier), identifier
 
 
 def _named(rows: Sequence[FeedSummary]) -> tuple[Named, ...]:

@@ -44,6 +44,16 @@ def counts_of(batch: PartitionBatch) -> Counts:
     return Counts(len(messages), values)
 
 
+def messages_by_feed(batch: PartitionBatch) -> dict[str, int]:
+    """Return how many messages a batch carries, by the feed they came from; counted as `counts_of` does."""
+    feeds: dict[str, set[RawId]] = {}
+    for event in batch.events:
+        if isinstance(event, Merged) and partition_of(event.survivor_id) != batch.partition:
+            continue
+        feeds.setdefault(event.feed, set()).add(event.raw)
+    return {feed: len(messages) for feed, messages in feeds.items()}
+
+
 async def append(connection: Connection, batches: Sequence[PartitionBatch]) -> None:
     """Keep batches, in the transaction that advances the normalizer.
 

@@ -66,10 +66,11 @@ async def _run(name: str, settings: Settings, partitions: list[int]) -> None:
 
             await keeper.run(settings, bus, process.database_url(settings), stop)
         else:
-            from twin import engine, forecast
+            from twin import engine_loop, forecast
 
             forecaster = forecast.open_forecaster(settings)
-            await engine.run(settings, bus, process.database_url(settings), clock, stop, forecaster, partitions)
+            url = process.database_url(settings)
+            await engine_loop.run(settings, bus, url, clock, stop, forecaster, partitions)
     finally:
         await bus.close()
 

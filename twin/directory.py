@@ -283,7 +283,7 @@ class Directory:
         self._windows.pop(survivor, None)
         self._windows.pop(retired, None)
         events: list[Moved | Merged] = [
-            Merged(arrival.raw, survivor, retired, arrival.received_at_us, arrival.received_monotonic_ns)
+            Merged(arrival.raw, survivor, retired, arrival.feed, arrival.received_at_us, arrival.received_monotonic_ns)
         ]
         current = self._current(survivor)
         if current is not None and current.is_open:

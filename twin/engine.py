@@ -4,71 +4,41 @@ A cycle takes what has arrived, folds it, and in one transaction moves every tou
 writes the values, minutes, ledger row, snapshots and outbox. Only then are snapshots published. Memory that was changed
 by a transaction that did not happen is thrown away whole and read back.
 
-Here: owning partitions, gaps, the cycle, publishing.
-Not here: folding (twin.state), what a snapshot says (twin.forecast), reading state back (twin.rebuilding).
+Here: owning partitions, the cycle, what is left to publish.
+Not here: what arrives and when a cycle begins (twin.engine_loop), folding (twin.state), what a snapshot says
+(twin.forecast), reading state back (twin.rebuilding).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import msgspec
-import numpy as np
 
 from models.features import FeatureWindow
 from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.ledger import Entry, LedgerWriter
 from stores.timeseries import Sample
-from twin import health, rebuilding
+from twin import rebuilding
 from twin.bus import Bus
 from twin.forecast import Forecaster
 from twin.state import MINUTE_US, Patient, Unresolved
 from vocabulary.clock import Clock
-from vocabulary.errors import BrokenInvariantError, UnavailableError
-from vocabulary.records import Merged, Moved, Movement, Observed, PartitionBatch, Tick, partition_of
+from vocabulary.errors import BrokenInvariantError
+from vocabulary.records import Moved, Movement, Observed, PartitionBatch, Tick, partition_of
 from vocabulary.settings import Settings
 from vocabulary.snapshot import Publication, SnapshotKey, canonical_bytes, digest
 
-_EVENT = msgspec.msgpack.Decoder(PartitionBatch | Tick)
 _ENCODER = msgspec.msgpack.Encoder()
 _log = logging.getLogger("vigil.engine")
 
-SLOW_S = 0.5
-"""A cycle that takes longer is worth a line in the log."""
-_RESYNC_S = 2.0
-"""Without any tick for this long, batches may have been lost on the way: look into the partition log."""
 _CATCH_UP_BATCHES = 1000
 """As many batches of a partition are folded in one transaction, after a long absence."""
-_LATENCIES = 100_000
-
-
-class Latencies:
-    """Socket to published snapshot, of the latest messages."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._seconds: deque[float] = deque(maxlen=_LATENCIES)
-        self.count = 0
-
-    def add(self, now_ns: int, received_ns: Iterable[int]) -> None:
-        """Take the messages a snapshot newly reflects."""
-        before = len(self._seconds)
-        self._seconds.extend((now_ns - received) / 1e9 for received in received_ns)
-        self.count += len(self._seconds) - before if len(self._seconds) < _LATENCIES else 1
-
-    def detail(self) -> health.Detail:
-        """Return the median and the 99th percentile in seconds."""
-        if not self._seconds:
-            return {}
-        p50, p99 = np.percentile(np.fromiter(self._seconds, float), (50, 99))
-        return {"latency_p50_s": round(float(p50), 4), "latency_p99_s": round(float(p99), 4)}
 
 
 class Engine:
@@ -96,7 +66,6 @@ class Engine:
         self.window = FeatureWindow(minutes.minute_concepts())
         self._kept_minutes: dict[int, int] = {}  # patient -> minute of the newest body kept
         self._published_outbox: list[int] = []
-        self.latencies = Latencies()
         self.values = 0
         self.snapshots = 0
         self.cycles = 0
@@ -175,11 +144,11 @@ class Engine:
         touched: set[int] = set()
         unresolved = Unresolved()
         expected = dict(self.positions)
-        messages = 0
+        messages: Counter[str] = Counter()  # by feed
         for batch in batches:
             if batch.position > self.positions[batch.partition]:
                 self._fold(batch, samples, touched, unresolved)
-                messages += partition_log.counts_of(batch).messages
+                messages.update(partition_log.messages_by_feed(batch))
                 moved[batch.partition] = batch.position
         if tick is not None:
             for partition, position in self.positions.items():
@@ -202,21 +171,17 @@ class Engine:
             async with transaction(self._connection) as connection:
                 await positions.advance(connection, moves)
                 applied = await self._write_samples(connection, samples)
+                if applied != len(samples):
+                    raise BrokenInvariantError(f"{len(samples)} values to store, {applied} stored")
                 leaving = await self._resolve(connection, unresolved)
                 await self._settle_minutes(connection, unresolved, leaving)
                 publications = await self._write_snapshots(
                     connection, touched, leaving, moved, unresolved.patients, tick is not None
                 )
-                if messages:
-                    entry = Entry(
-                        at_us=self.log_time_us,
-                        kind="applied",
-                        position_from=min(expected[p] for p in moved),
-                        position_to=max(moved.values()),
-                        messages_accepted=messages,
-                        values_accepted=applied,
-                    )
-                    await self._ledger.append(connection, [entry])
+                await self._ledger.append(
+                    connection,
+                    _applied(messages, samples, self.log_time_us, min(expected[p] for p in moved), max(moved.values())),
+                )
         except BaseException:
             self._ledger.rolled_back()
             raise
@@ -448,9 +413,33 @@ class Engine:
             await snapshots.delete_outbox(connection, [outgoing.outbox_id for outgoing in waiting])
         return len(waiting)
 
+    def publish_all_soon(self) -> None:
+        """Make every patient's snapshot due at the next tick: the bus has forgotten them."""
+        for patient in self.patients.values():
+            patient.next_due_us = 0
+
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
+
+
+def _applied(
+    messages: Counter[str], samples: Sequence[Sample], at_us: int, position_from: int, position_to: int
+) -> list[Entry]:
+    """Return the ledger's rows of what a cycle applied, one a feed."""
+    values = Counter(sample.feed for sample in samples)
+    return [
+        Entry(
+            at_us=at_us,
+            kind="applied",
+            feed=feed,
+            position_from=position_from,
+            position_to=position_to,
+            messages_accepted=messages[feed],
+            values_accepted=values[feed],
+        )
+        for feed in sorted(messages | values)
+    ]
 
 
 async def open_engine(
@@ -478,152 +467,3 @@ async def open_engine(
     except BaseException:
         await connection.close()
         raise
-
-
-class Inbox:
-    """Batches and ticks as they arrive, until the next cycle takes them."""
-
-    def __init__(self, partitions: Iterable[int]) -> None:
-        """Listen for some partitions."""
-        self._partitions = frozenset(partitions)
-        self._batches: list[PartitionBatch] = []
-        self._tick: Tick | None = None
-        self.wake = asyncio.Event()
-
-    def put(self, data: bytes) -> None:
-        """Take one message of EVENTS."""
-        event = _EVENT.decode(data)
-        if isinstance(event, Tick):
-            self._tick = event
-        elif event.partition in self._partitions:
-            self._batches.append(event)
-        self.wake.set()
-
-    def take(self) -> tuple[list[PartitionBatch], Tick | None]:
-        """Return what has arrived, and start over."""
-        batches, tick = self._batches, self._tick
-        self._batches, self._tick = [], None
-        self.wake.clear()
-        return batches, tick
-
-
-async def run(
-    settings: Settings,
-    bus: Bus,
-    url: str,
-    clock: Clock,
-    stop: asyncio.Event,
-    forecaster: Forecaster,
-    partitions: Sequence[int],
-) -> None:
-    """Fold and publish until `stop`; reopen from the stored positions whenever a server was away."""
-    current: Engine | None = None
-    latencies = Latencies()
-    inbox = Inbox(partitions)
-    await bus.subscribe_events(inbox.put)
-
-    def detail() -> health.Detail:
-        if current is None:
-            return {}
-        return {
-            "patients": len(current.patients),
-            "values": current.values,
-            "snapshots": current.snapshots,
-            "cycles": current.cycles,
-            "log_time_us": current.log_time_us,
-            **latencies.detail(),
-        }
-
-    reporter = asyncio.create_task(
-        health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_connected, detail)
-    )
-    try:
-        while not stop.is_set():
-            try:
-                current = await open_engine(settings, url, clock, forecaster, partitions)
-                current.latencies = latencies
-                _log.info("engine_open", extra={"patients": len(current.patients)})
-                await _follow(settings, bus, current, inbox, clock, stop)
-            except UnavailableError as error:
-                _log.warning("engine_waits", extra={"reason": str(error)})
-                await asyncio.sleep(0.2)
-            finally:
-                if current is not None:
-                    await current.close()
-                    current = None
-    finally:
-        reporter.cancel()
-
-
-async def _follow(
-    settings: Settings, bus: Bus, engine: Engine, inbox: Inbox, clock: Clock, stop: asyncio.Event
-) -> None:
-    loop = asyncio.get_running_loop()
-    await bus.ensure_streams(settings.raw_max_bytes)
-    left_over = await engine.publish_left_over(bus)
-    if left_over:
-        _log.info("left_over_published", extra={"commits": left_over})
-    inbox.take()
-    is_behind = True
-    while not stop.is_set():
-        if not is_behind:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(inbox.wake.wait(), _RESYNC_S)
-            if not inbox.wake.is_set():
-                is_behind = True
-        batches, tick = inbox.take()
-        started = loop.time()
-        publications, is_behind = await advance(engine, batches, tick, is_behind=is_behind)
-        folded = loop.time()
-        if publications:
-            await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in publications])
-            now_ns = clock.monotonic_ns()
-            for publication in publications:
-                engine.latencies.add(now_ns, publication.received_monotonic_ns)
-        if loop.time() - started > SLOW_S:
-            _log.warning(
-                "slow_cycle",
-                extra={
-                    "fold_s": round(folded - started, 3),
-                    "publish_s": round(loop.time() - folded, 3),
-                    "batches": len(batches),
-                    "snapshots": len(publications),
-                },
-            )
-        if not is_behind:
-            await asyncio.sleep(settings.engine_interval_s)
-
-
-async def advance(
-    engine: Engine, batches: Sequence[PartitionBatch], tick: Tick | None, *, is_behind: bool
-) -> tuple[list[Publication], bool]:
-    """Fold what arrived, or the log where something is missing; return what to publish, and whether to look again.
-
-    Raises:
-        FencedOutError, UnavailableError: as Engine.cycle.
-    """
-    if is_behind or _has_gap(engine, batches, tick):
-        # From the log instead: it has all of what arrived here, and what did not.
-        batches = await engine.catch_up(sorted(engine.positions))
-        is_behind = len(batches) > 0
-        tick = None
-    return await engine.cycle(batches, tick), is_behind
-
-
-def _has_gap(engine: Engine, batches: Sequence[PartitionBatch], tick: Tick | None) -> bool:
-    reached = dict(engine.positions)
-    merged: list[tuple[int, int]] = []  # partition and the position it must have reached
-    for batch in batches:
-        if batch.position <= reached[batch.partition]:
-            continue
-        if batch.previous > reached[batch.partition]:
-            return True
-        reached[batch.partition] = batch.position
-        for event in batch.events:
-            if isinstance(event, Merged):
-                merged += [(partition_of(event.survivor_id), batch.position)]
-                merged += [(partition_of(event.retired_id), batch.position)]
-    # The survivor's twin is read back from both records, so neither partition may stay behind.
-    if any(reached.get(partition, position) < position for partition, position in merged):
-        return True
-    return tick is not None and any(tick.last[partition] > position for partition, position in reached.items())

@@ -203,6 +203,7 @@ class Merged(msgspec.Struct, frozen=True, array_like=True, tag="merged"):
     raw: RawId
     survivor_id: int
     retired_id: int
+    feed: str
     received_at_us: int
     received_monotonic_ns: int
 

@@ -33,12 +33,10 @@ def test_a_feed_is_one_line_that_names_two_and_counts_the_others(wards) -> None:
 def test_every_source_has_its_row_in_natural_order(wards) -> None:
     rows = source_rows([_source(number, wards.now_us) for number in (10, 9, 2)], Reading(wards.now_us))
     assert [row.name[-2:] for row in rows] == ["02", "09", "10"]
-    assert (rows[0].facility, rows[0].expected, rows[0].messages, rows[0].values) == (
-        "SYNTH",
-        "60 s",
-        "1,100",
-        "12,000",
-    )
+    hexadecimal = [FeedSummary("m", f"GW^00{end}^EUI-64|S", 0, 60.0, None, 0, 0, 0) for end in ("0C", "0A", "01", "10")]
+    assert [row.name[-2:] for row in source_rows(hexadecimal, Reading(0))] == ["01", "0A", "0C", "10"]
+    row = rows[0]
+    assert (row.facility, row.expected, row.messages, row.values) == ("SYNTH", "60 s", "1,100", "12,000")
 
 
 @pytest.mark.parametrize(("age_s", "is_silent"), [(60, False), (124, False), (126, True)])

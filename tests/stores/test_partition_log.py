@@ -62,7 +62,7 @@ async def log(connection):
 async def test_batches_come_back_as_they_were_in_order_after_a_position(connection, log):
     batches = [
         batch(7, 10, 0, observed(RawId(9, 0), 412, 3), log_time_us=5),
-        batch(7, 12, 10, moved(RawId(11, 2), 412), Merged(RawId(12, 0), 412, 413, 1, 2)),
+        batch(7, 12, 10, moved(RawId(11, 2), 412), Merged(RawId(12, 0), 412, 413, "adt", 1, 2)),
         batch(8, 12, 0, observed(RawId(12, 1), 500, 1)),
     ]
     await log.append(*batches[1:])
@@ -81,7 +81,7 @@ def test_a_message_counts_once_however_many_events_it_made():
 
 def test_a_merge_counts_in_the_survivors_partition_only():
     survivor, retired = 412, 413
-    merge = Merged(RawId(5, 0), survivor, retired, 1, 2)
+    merge = Merged(RawId(5, 0), survivor, retired, "adt", 1, 2)
     assert partition_of(survivor) != partition_of(retired)
     assert partition_log.counts_of(batch(partition_of(survivor), 5, 0, merge)) == Counts(1, 0)
     assert partition_log.counts_of(batch(partition_of(retired), 5, 0, merge)) == Counts(0, 0)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from hospital import messages
 from interop import mllp
 from stores import database, ledger_verification, positions, quarantine
-from twin import accounts, engine, forecast, health, ingress, normalizer
+from twin import accounts, engine_loop, forecast, health, ingress, normalizer
 from twin.bus import Bus
 from vocabulary.clock import Clock, SystemClock
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS
@@ -130,7 +130,8 @@ class LivePlane:
             asyncio.create_task(ingress.run(settings, a, clock, stop), name="ingress"),
             asyncio.create_task(normalizer.run(settings, b, self.url, clock, stop), name="normalizer"),
             asyncio.create_task(
-                engine.run(settings, c, self.url, clock, stop, self.forecaster, list(range(PARTITIONS))), name="engine"
+                engine_loop.run(settings, c, self.url, clock, stop, self.forecaster, list(range(PARTITIONS))),
+                name="engine",
             ),
         ]
         await until(self._is_up, "all three processes are ready", 20.0)

@@ -19,7 +19,8 @@ from stores import blocks, clinical, events, ledger, minutes, partition_log, sam
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.samples import Sample
 from twin.bus import RawExtent, RawMessage
-from twin.engine import Engine, Inbox, advance, open_engine
+from twin.engine import Engine, open_engine
+from twin.engine_loop import Inbox, advance
 from twin.forecast import Forecaster
 from twin.normalizer import Normalizer, open_normalizer
 from vocabulary.clock import ManualClock

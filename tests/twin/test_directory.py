@@ -274,7 +274,7 @@ def test_a_merge_makes_both_numbers_one_patient_with_both_stays():
     ward.admit("1", 0, A)
     ward.admit("2", 10, B)
     applied = ward.merge("1", "2", 20)
-    assert applied.events[0] == Merged(RawId(3, 0), 1, 2, 0, 0)
+    assert applied.events[0] == Merged(RawId(3, 0), 1, 2, "adt", 0, 0)
     assert (applied.events[1].movement, applied.events[1].encounter_id) == (Movement.UPDATE, 2)
     assert ward.who("2").patient_id == 1
     assert ward.in_bed(B, 30 * MINUTE) == 1
@@ -304,7 +304,7 @@ def test_a_merge_of_a_record_with_itself_is_refused():
 def test_a_merge_into_or_of_an_unknown_record_knows_both_numbers():
     ward = Ward()
     ward.admit("1")
-    assert ward.merge("9", "1").events[0] == Merged(RawId(2, 0), 2, 1, 0, 0)
+    assert ward.merge("9", "1").events[0] == Merged(RawId(2, 0), 2, 1, "adt", 0, 0)
     assert ward.who("1").patient_id == 2
     applied = ward.merge("9", "8")
     assert (applied.events, applied.released_keys) == ([], ("id:HOSP|8",))

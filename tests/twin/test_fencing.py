@@ -6,7 +6,8 @@ import pytest
 
 from stores.database import connect, transaction
 from twin import forecast
-from twin.engine import advance, open_engine
+from twin.engine import open_engine
+from twin.engine_loop import advance
 from vocabulary.clock import ManualClock
 from vocabulary.errors import BrokenInvariantError, FencedOutError, UnavailableError
 from vocabulary.records import PARTITIONS, partition_of
