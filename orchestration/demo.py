@@ -30,12 +30,13 @@ from orchestration.status import stop_signals
 from orchestration.storage import DEMO_FOLDER
 from vocabulary.clock import ScaledClock
 from vocabulary.errors import ConfigurationError, UnavailableError
-from vocabulary.settings import Settings
+from vocabulary.settings import FeedSettings, Settings
 
 PLAY_S = 60.0
 """How long the playing lasts in real time, unless --speed says otherwise."""
 STAY_MINUTES = 48 * 60
 STAGGER_S = 60.0
+CHARTING_S = 2 * 3600.0
 LIVES_ON_MINUTES = 24 * 60
 """Without --exit the ward goes on for this long after the table is shown."""
 DRAIN_S = 90.0
@@ -76,7 +77,15 @@ def scaled(settings: Settings, plan: Plan, now_us: int) -> Settings:
             "clock_origin_us": now_us - lead_us,
             "clock_started_at_us": now_us,
             "clock_speed": speed,
+            "feeds": settings.feeds if plan.recorded is None else _charted(settings.feeds),
         }
+    )
+
+
+def _charted(feeds: tuple[FeedSettings, ...]) -> tuple[FeedSettings, ...]:
+    """Return the feeds as recorded stays use them: a nurse charts about once an hour, no monitor speaks each minute."""
+    return tuple(
+        feed.model_copy(update={"expected_interval_s": max(feed.expected_interval_s, CHARTING_S)}) for feed in feeds
     )
 
 

@@ -81,7 +81,7 @@ async def settle(
         UnavailableError: the services do not run, or the normalizer does not answer in time.
         ConfigurationError: an item does not exist.
     """
-    from twin.normalizer import CONTROL_FEED, Command
+    from twin.outcomes import CONTROL_FEED, Command
 
     if DataDir(settings.data_dir).live_state() is None:
         raise UnavailableError("Items are settled by the running normalizer. Start Vigil with `vigil up`.")

@@ -58,9 +58,9 @@ async def _run(name: str, settings: Settings, partitions: list[int]) -> None:
 
             await ingress.run(settings, bus, clock, stop)
         elif name == "normalizer":
-            from twin import normalizer
+            from twin import normalizer_loop
 
-            await normalizer.run(settings, bus, process.database_url(settings), clock, stop)
+            await normalizer_loop.run(settings, bus, process.database_url(settings), stop)
         elif name == "keeper":
             from twin import keeper
 

@@ -13,7 +13,7 @@ import msgspec
 from stores import ledger, partition_log, positions, quarantine
 from stores.database import Connection, consistent_read, transaction
 from twin.bus import Bus
-from twin.normalizer import CONTROL_FEED
+from twin.outcomes import CONTROL_FEED
 from vocabulary.records import INCARNATION_SHIFT, RawPack
 
 _PACK = msgspec.msgpack.Decoder(RawPack)

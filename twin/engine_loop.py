@@ -119,6 +119,7 @@ async def run(
     reporter = asyncio.create_task(
         health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_connected, detail)
     )
+    waker = asyncio.create_task(_wake_at(stop, inbox))
     try:
         while not stop.is_set():
             try:
@@ -134,6 +135,12 @@ async def run(
                     current = None
     finally:
         reporter.cancel()
+        waker.cancel()
+
+
+async def _wake_at(stop: asyncio.Event, inbox: Inbox) -> None:
+    await stop.wait()
+    inbox.wake.set()
 
 
 async def _follow(

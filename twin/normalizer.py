@@ -11,29 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Iterable
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from interop import hl7v2
 from interop.terminology import Terminology
-from stores import clinical, clinical_write, feeds, partition_log, positions, quarantine, source_messages
-from stores.blobs import BlobStore
-from stores.database import Connection, connect, storable, transaction
-from stores.ledger import Entry, Kind, LedgerWriter
-from twin import health
-from twin.bus import Bus, RawMessage, RawReader
+from stores import clinical_write, feeds, partition_log, positions, quarantine, source_messages
+from stores.blobs import BlobDamagedError, BlobMissingError, BlobStore
+from stores.database import Connection, storable, transaction
+from stores.ledger import LedgerWriter
+from twin.bus import RawMessage
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
 from twin.ingress import TICK_FEED
-from vocabulary.clock import Clock
-from vocabulary.errors import BrokenInvariantError, UnavailableError
+from twin.outcomes import CONTROL_FEED, Arrival, Command, Counts, Work
 from vocabulary.records import (
     INCARNATION_SHIFT,
     Event,
-    Merged,
     Observation,
     Observed,
     Outcome,
@@ -45,97 +39,16 @@ from vocabulary.records import (
     Rejected,
     Tick,
     outcome_of,
-    partition_of,
 )
 from vocabulary.settings import FeedSettings, Settings
 
-CONTROL_FEED = "control"
-"""Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like the rest."""
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
-SLOW_S = 0.5
-"""A batch that takes longer is worth a line in the log."""
 
 _PACK = msgspec.msgpack.Decoder(RawPack)
 _ENCODER = msgspec.msgpack.Encoder()
 _log = logging.getLogger("vigil.normalizer")
-
-
-class Command(msgspec.Struct, frozen=True):
-    """What an operator asks of the normalizer through the log."""
-
-    action: str  # "release" or "discard"
-    item_ids: list[int]
-
-
-class Arrival(NamedTuple):
-    """One message of the log, decoded."""
-
-    raw: RawId
-    feed: str
-    item: RawItem
-    body: bytes
-    message: hl7v2.Message | Rejected
-
-
-class Counts:
-    """The ledger's columns for one pack, while it is being worked on."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.messages = dict.fromkeys(Outcome, 0)
-        self.values = dict.fromkeys(Outcome, 0)
-        self.messages_received = 0
-        self.values_received = 0
-        self.without_value = 0
-
-    def entry(self, at_us: int, kind: Kind, feed: str, first: int, last: int) -> Entry:
-        """Return the ledger row."""
-        counts = {
-            **{f"messages_{outcome}": count for outcome, count in self.messages.items()},
-            **{f"values_{outcome}": count for outcome, count in self.values.items()},
-        }
-        entry = Entry(
-            at_us=at_us,
-            kind=kind,
-            feed=feed,
-            position_from=first,
-            position_to=last,
-            messages_received=self.messages_received,
-            values_received=self.values_received,
-            without_value=self.without_value,
-        )
-        return msgspec.structs.replace(entry, **counts)
-
-
-class Work:
-    """What one transaction will write."""
-
-    def __init__(self, position: int, log_time_us: int) -> None:
-        """Start empty at the batch's last position."""
-        self.position = position
-        self.log_time_us = log_time_us
-        self.events: dict[int, list[Event]] = {}
-        self.entries: list[Entry] = []
-        self.items: list[quarantine.Item] = []
-        self.touches: list[feeds.FeedTouch] = []
-        self.released: list[int] = []
-        self.discarded: list[int] = []
-        self.released_by: dict[RawId, int] = {}  # how many messages each message of the log released
-
-    def add(self, events: Iterable[Event]) -> bool:
-        """Put events to their patients' partitions; return whether there was any."""
-        is_any = False
-        for event in events:
-            is_any = True
-            if isinstance(event, Merged):
-                partitions = {partition_of(event.survivor_id), partition_of(event.retired_id)}
-            else:
-                partitions = {partition_of(event.patient_id)}
-            for partition in partitions:
-                self.events.setdefault(partition, []).append(event)
-        return is_any
 
 
 class Normalizer:
@@ -239,7 +152,7 @@ class Normalizer:
         self.position = position
         for batch in batches:
             self._last[batch.partition] = batch.position
-        self.not_accepted += len(work.items)
+        self.not_accepted += work.held
         return batches
 
     async def close(self) -> None:
@@ -279,9 +192,15 @@ class Normalizer:
                 Reason.MALFORMED, "MLLP", "end of block (0x1C 0x0D)", f"connection closed after {len(body)} bytes"
             )
         else:
-            if item.blob:
-                body = await asyncio.to_thread(self._blobs.get, item.blob)
-            message = hl7v2.decode(body, self._zones.get(pack.feed, ZoneInfo("UTC")))
+            try:
+                if item.blob:
+                    body = await asyncio.to_thread(self._blobs.get, item.blob)
+            except (BlobMissingError, BlobDamagedError) as error:
+                # One lost body must not stop the hospital's log; it is itemised, and this line pages somebody.
+                _log.error("blob_unusable", extra={"position": position, "index": index, "kind": type(error).__name__})
+                message = Rejected(Reason.MALFORMED, "blob store", "the body that was stored", type(error).__name__)
+            else:
+                message = hl7v2.decode(body, self._zones.get(pack.feed, ZoneInfo("UTC")))
         return Arrival(raw, pack.feed, item, body, message)
 
     def _feed(self, name: str) -> FeedSettings:
@@ -325,13 +244,13 @@ class Normalizer:
             return
         counts.values_received += message.values
         counts.without_value += message.without_value
-        before = len(work.items)
+        before = work.held
         refusal = self._refusal(arrival, message, seen)
         if refusal is not None:
             self._hold_message(arrival, refusal, message.values, counts, work)
         else:
             await self._admit(arrival, message, counts, work)
-        self._touch(arrival, message, len(work.items) - before, work)
+        self._touch(arrival, message, work.held - before, work)
 
     def _refusal(self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None) -> Rejected | None:
         header = message.header
@@ -453,6 +372,7 @@ class Normalizer:
         outcome = outcome_of(why.reason)
         counts.messages[outcome] += 1
         counts.values[outcome] += values
+        work.held += 1
         work.items.append(
             quarantine.Item(
                 position=arrival.raw.position,
@@ -474,6 +394,7 @@ class Normalizer:
     def _hold_value(self, arrival: Arrival, value_index: int, why: Rejected, counts: Counts, work: Work) -> None:
         outcome = outcome_of(why.reason)
         counts.values[outcome] += 1
+        work.held += 1
         work.items.append(
             quarantine.Item(
                 position=arrival.raw.position,
@@ -540,7 +461,9 @@ class Normalizer:
             counts.values_received += message.values
             counts.without_value += message.without_value
         work.released.append(item.item_id)
+        held = work.held
         await self._admit(arrival, message, counts, work)
+        work.held = held  # counted when it was held; and not its releaser's doing
         work.entries.append(counts.entry(at_us, "released", item.feed, item.position, raw.position))
 
     async def _obey(self, position: int, pack: RawPack, work: Work) -> None:
@@ -564,10 +487,6 @@ class Normalizer:
         _log.info("control_pack", extra={"commands": len(pack.items)})
 
 
-def _local_codes(settings: Settings) -> Iterable[tuple[tuple[str, str, str], str]]:
-    return ((name.partition("|"), key) for name, key in settings.local_codes.items())
-
-
 def _place(event: Event) -> tuple[int, int]:
     return event.raw.position, event.raw.index
 
@@ -575,100 +494,3 @@ def _place(event: Event) -> tuple[int, int]:
 def _key_line(key: str) -> str:
     """Return a waiting key as one line: the store keeps several of them one a line."""
     return storable(key.replace("\n", " "))
-
-
-async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: Terminology) -> Normalizer:
-    """Take the normalizer's position over and load what it needs.
-
-    Raises:
-        UnavailableError: PostgreSQL or JetStream does not answer.
-        BrokenInvariantError: RAW is older than the stored position: it was restored from a copy.
-    """
-    connection = await connect(url, application_name="vigil normalizer")
-    try:
-        extent = await bus.raw_extent()
-        async with transaction(connection):
-            incarnation = await positions.incarnation(connection, extent.identity)
-            owner = f"{os.uname().nodename}:{os.getpid()}"
-            taken = (await positions.take_over(connection, [positions.NORMALIZER], owner))[positions.NORMALIZER]
-            ledger = LedgerWriter("normalizer")
-            await ledger.open(connection)
-            directory = Directory(await clinical.load(connection))
-            last = await partition_log.last_positions(connection)
-            waiting_keys = await quarantine.waiting_keys(connection)
-        if taken.position >> INCARNATION_SHIFT > incarnation:
-            raise BrokenInvariantError("the stored position belongs to a newer RAW stream than the one found")
-        return Normalizer(settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation)
-    except BaseException:
-        await connection.close()
-        raise
-
-
-async def run(settings: Settings, bus: Bus, url: str, clock: Clock, stop: asyncio.Event) -> None:  # noqa: ARG001
-    """Normalize until `stop`; reopen from the stored position whenever a server was away."""
-    current: Normalizer | None = None
-    lost = asyncio.Event()
-    bus.on_reconnect(lost.set)
-
-    def detail() -> health.Detail:
-        if current is None:
-            return {}
-        return {
-            "position": current.position,
-            "messages": current.messages,
-            "not_accepted": current.not_accepted,
-            "log_time_us": current.log_time_us,
-        }
-
-    reporter = asyncio.create_task(
-        health.report(
-            settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail
-        )
-    )
-    terminology = Terminology({(system, code): key for (system, _, code), key in _local_codes(settings)})
-    try:
-        while not stop.is_set():
-            try:
-                await bus.ensure_streams(settings.raw_max_bytes)
-                current = await open_normalizer(settings, bus, url, terminology)
-                _log.info("normalizer_open", extra={"position": current.position})
-                await _follow(settings, bus, current, stop, lost)
-            except UnavailableError as error:
-                _log.warning("normalizer_waits", extra={"reason": str(error)})
-                await asyncio.sleep(0.2)
-            finally:
-                if current is not None:
-                    await current.close()
-                    current = None
-    finally:
-        reporter.cancel()
-
-
-async def _follow(
-    settings: Settings, bus: Bus, normalizer: Normalizer, stop: asyncio.Event, lost: asyncio.Event
-) -> None:
-    reader: RawReader = bus.raw_reader(_sequence_after(normalizer))
-    loop = asyncio.get_running_loop()
-    try:
-        while not stop.is_set():
-            if lost.is_set():
-                # nats-server came back: its memory streams are gone and RAW may even be another one.
-                lost.clear()
-                raise UnavailableError("nats-server was away")
-            raw = await reader.take(timeout_s=0.5)
-            if raw:
-                started = loop.time()
-                batches, tick = await normalizer.normalize(raw)
-                await bus.publish_events(batches, tick)
-                if loop.time() - started > SLOW_S:
-                    seconds = round(loop.time() - started, 3)
-                    _log.warning("slow_batch", extra={"seconds": seconds, "packs": len(raw), "batches": len(batches)})
-                await asyncio.sleep(settings.normalizer_interval_s)
-    finally:
-        await reader.close()
-
-
-def _sequence_after(normalizer: Normalizer) -> int:
-    if normalizer.position >> INCARNATION_SHIFT != normalizer.incarnation:
-        return 0
-    return normalizer.position & ((1 << INCARNATION_SHIFT) - 1)

@@ -15,7 +15,7 @@ import pytest
 from stores.database import transaction
 from stores.source_messages import body_digest
 from twin import replay
-from twin.normalizer import CONTROL_FEED
+from twin.outcomes import CONTROL_FEED
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -30,7 +30,8 @@ STAYS = 48
 PARAMETERS = {
     "Age": ("age", 1), "Albumin": ("albumin", 1), "ALP": ("alkaline_phosphatase", 1),
     "ALT": ("alanine_aminotransferase", 1), "AST": ("aspartate_aminotransferase", 1),
-    "Bilirubin": ("bilirubin_total", 1), "BUN": ("urea_nitrogen", 1), "Cholesterol": ("cholesterol_total", 1), "Creatinine": ("creatinine", 1),
+    "Bilirubin": ("bilirubin_total", 1), "BUN": ("urea_nitrogen", 1), "Cholesterol": ("cholesterol_total", 1),
+    "Creatinine": ("creatinine", 1),
     "DiasABP": ("arterial_diastolic_blood_pressure", 1), "FiO2": ("inspired_oxygen_fraction", 100),
     "GCS": ("glasgow_coma_score", 1), "Glucose": ("glucose", 1), "HCO3": ("bicarbonate", 1), "HCT": ("hematocrit", 1),
     "HR": ("heart_rate", 1), "Height": ("body_height", 1), "K": ("potassium", 1), "Lactate": ("lactate", 1),

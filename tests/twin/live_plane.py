@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from hospital import messages
 from interop import mllp
 from stores import database, ledger_verification, positions, quarantine
-from twin import accounts, engine_loop, forecast, health, ingress, normalizer
+from twin import accounts, engine_loop, forecast, health, ingress, normalizer_loop
 from twin.bus import Bus
 from vocabulary.clock import Clock, SystemClock
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS
@@ -128,7 +128,7 @@ class LivePlane:
         a, b, c = self._buses[:3]
         self._tasks = [
             asyncio.create_task(ingress.run(settings, a, clock, stop), name="ingress"),
-            asyncio.create_task(normalizer.run(settings, b, self.url, clock, stop), name="normalizer"),
+            asyncio.create_task(normalizer_loop.run(settings, b, self.url, stop), name="normalizer"),
             asyncio.create_task(
                 engine_loop.run(settings, c, self.url, clock, stop, self.forecaster, list(range(PARTITIONS))),
                 name="engine",
@@ -136,11 +136,13 @@ class LivePlane:
         ]
         await until(self._is_up, "all three processes are ready", 20.0)
 
-    def _is_up(self) -> bool:
+    async def _is_up(self) -> bool:
+        """Whether sockets are open and both readers have taken over (their health files say so a second later)."""
         self.check()
-        run = self.settings.data_dir / "run"
-        found = [health.read(run, name) for name in ("ingress", "normalizer", "engine")]
-        return all(each is not None and each.is_ready for each in found)
+        async with database.transaction(self.connection) as connection:
+            places = await positions.read(connection)
+        is_listening = bool(self.health("ingress"))
+        return is_listening and all(place.taken_at_us is not None for place in places.values())
 
     def check(self) -> None:
         """Fail with a process's own error when one has ended."""

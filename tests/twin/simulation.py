@@ -22,7 +22,8 @@ from twin.bus import RawExtent, RawMessage
 from twin.engine import Engine, open_engine
 from twin.engine_loop import Inbox, advance
 from twin.forecast import Forecaster
-from twin.normalizer import Normalizer, open_normalizer
+from twin.normalizer import Normalizer
+from twin.normalizer_loop import open_normalizer
 from vocabulary.clock import ManualClock
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS, RawItem, RawPack
 from vocabulary.settings import Settings

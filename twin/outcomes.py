@@ -1,0 +1,97 @@
+"""What one commit of the normalizer gathers: messages as they arrived, their counts, and all that will be written.
+
+Here: plain holders of one transaction's work.
+Not here: deciding (twin.normalizer), writing (stores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from interop import hl7v2
+from stores import feeds, quarantine
+from stores.ledger import Entry, Kind
+from vocabulary.records import Event, Merged, Outcome, RawId, RawItem, Rejected, partition_of
+
+CONTROL_FEED = "control"
+"""Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like the rest."""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What an operator asks of the normalizer through the log."""
+
+    action: str  # "release" or "discard"
+    item_ids: list[int]
+
+
+class Arrival(NamedTuple):
+    """One message of the log, decoded."""
+
+    raw: RawId
+    feed: str
+    item: RawItem
+    body: bytes
+    message: hl7v2.Message | Rejected
+
+
+class Counts:
+    """The ledger's columns for one pack, while it is being worked on."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.messages = dict.fromkeys(Outcome, 0)
+        self.values = dict.fromkeys(Outcome, 0)
+        self.messages_received = 0
+        self.values_received = 0
+        self.without_value = 0
+
+    def entry(self, at_us: int, kind: Kind, feed: str, first: int, last: int) -> Entry:
+        """Return the ledger row."""
+        counts = {
+            **{f"messages_{outcome}": count for outcome, count in self.messages.items()},
+            **{f"values_{outcome}": count for outcome, count in self.values.items()},
+        }
+        entry = Entry(
+            at_us=at_us,
+            kind=kind,
+            feed=feed,
+            position_from=first,
+            position_to=last,
+            messages_received=self.messages_received,
+            values_received=self.values_received,
+            without_value=self.without_value,
+        )
+        return msgspec.structs.replace(entry, **counts)
+
+
+class Work:
+    """What one transaction will write."""
+
+    def __init__(self, position: int, log_time_us: int) -> None:
+        """Start empty at the batch's last position."""
+        self.position = position
+        self.log_time_us = log_time_us
+        self.events: dict[int, list[Event]] = {}
+        self.entries: list[Entry] = []
+        self.items: list[quarantine.Item] = []
+        self.touches: list[feeds.FeedTouch] = []
+        self.released: list[int] = []
+        self.discarded: list[int] = []
+        self.held = 0  # messages and values that were not accepted
+        self.released_by: dict[RawId, int] = {}  # how many messages each message of the log released
+
+    def add(self, events: Iterable[Event]) -> bool:
+        """Put events to their patients' partitions; return whether there was any."""
+        is_any = False
+        for event in events:
+            is_any = True
+            if isinstance(event, Merged):
+                partitions = {partition_of(event.survivor_id), partition_of(event.retired_id)}
+            else:
+                partitions = {partition_of(event.patient_id)}
+            for partition in partitions:
+                self.events.setdefault(partition, []).append(event)
+        return is_any
