@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import msgspec
 
 from interop.terminology import Terminology
-from stores import blocks, clinical, events, ledger, minutes, partition_log, samples, signals, timeseries
+from stores import blocks, clinical, events, ledger, minutes, partition_log, samples, signals, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.samples import Sample
 from twin.bus import RawExtent, RawMessage
@@ -25,9 +26,10 @@ from twin.forecast import Forecaster
 from twin.normalizer import Normalizer
 from twin.normalizer_loop import open_normalizer
 from vocabulary.clock import ManualClock
+from vocabulary.errors import UnavailableError
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS, RawItem, RawPack
 from vocabulary.settings import Settings
-from vocabulary.snapshot import Publication, TwinSnapshot, from_bytes
+from vocabulary.snapshot import Publication, SnapshotKey, TwinSnapshot, from_bytes, snapshot_id
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -289,6 +291,20 @@ class _Bus:
         return self._log.extent
 
 
+class _Collecting:
+    """Takes snapshots as the bus does."""
+
+    def __init__(self, take: Callable[[Sequence[Publication]], None]) -> None:
+        self._take = take
+
+    async def publish_snapshots(self, publications: list[tuple[Publication, bytes]]) -> None:
+        self._take([publication for publication, _ in publications])
+
+
+async def _away(*_: object) -> None:
+    raise UnavailableError("the server died in the middle of a transaction")
+
+
 class Run:
     """One way of folding a log: how it is cut, what gets lost between the processes, who is restarted when."""
 
@@ -376,17 +392,54 @@ class Run:
 
     async def _interrupt(self) -> None:
         self.restarts += 1
-        which = self.rng.choice(("engine", "engine", "normalizer", "maintenance"))
-        if which == "engine":
-            await self.engine.close()
-            self._sent.clear()
-            self._inbox.take()
-            await self._open_engine()
-        elif which == "normalizer":
-            await self.normalizer.close()
-            await self._open_normalizer()
-        else:
-            await self._maintain()
+        await self.rng.choice(
+            (
+                self._restart_engine,
+                self._restart_normalizer,
+                self._kill_engine_before_publishing,
+                self._kill_normalizer_before_publishing,
+                self._break_a_transaction_of_the_engine,
+                self._break_a_transaction_of_the_normalizer,
+                self._maintain,
+            )
+        )()
+
+    async def _restart_engine(self) -> None:
+        await self.engine.close()
+        self._sent.clear()
+        self._inbox.take()
+        await self._open_engine()
+        await self.engine.publish_left_over(_Collecting(self._publish))  # type: ignore[arg-type]
+
+    async def _restart_normalizer(self) -> None:
+        await self.normalizer.close()
+        await self._open_normalizer()
+
+    async def _kill_engine_before_publishing(self) -> None:
+        publish, self._publish = self._publish, lambda _: None  # type: ignore[method-assign]
+        await self.fold(len(self._sent))
+        self._publish = publish  # type: ignore[method-assign]
+        await self._restart_engine()
+
+    async def _kill_normalizer_before_publishing(self) -> None:
+        before = len(self._sent)
+        await self.normalize(5)
+        del self._sent[before:]
+        await self._restart_normalizer()
+
+    async def _break_a_transaction_of_the_engine(self) -> None:
+        self.engine._ledger.append = _away  # type: ignore[method-assign]
+        with suppress(UnavailableError):
+            await self.fold(len(self._sent))
+        await self._restart_engine()
+
+    async def _break_a_transaction_of_the_normalizer(self) -> None:
+        self.normalizer._ledger.append = _away  # type: ignore[method-assign]
+        before = len(self._sent)
+        with suppress(UnavailableError):
+            await self.normalize(5)
+        del self._sent[before:]
+        await self._restart_normalizer()
 
     async def _maintain(self) -> None:
         connection = await connect(self.url, application_name="test")
@@ -433,6 +486,17 @@ async def contents(connection: Connection) -> dict[str, object]:
         # As text, so that a withdrawn value's NaN equals itself.
         found["samples"] = sorted(map(repr, await stored_samples(connection)))
     return found
+
+
+async def recorded_ids(connection: Connection) -> set[str]:
+    """The id of every snapshot that was recorded as published."""
+    return {
+        snapshot_id(SnapshotKey(partition, position, entry.patient_id))  # type: ignore[arg-type]
+        for partition, position, entries in await _rows(
+            connection, "select partition, position, entries from snapshot_run"
+        )
+        for entry in snapshots.unpack_entries(entries)  # type: ignore[arg-type]
+    }
 
 
 async def stored_samples(connection: Connection) -> list[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.features import FeatureWindow
@@ -21,7 +21,7 @@ from vocabulary.snapshot import SnapshotKey, canonical_bytes
 START_MINUTE = 29_000_000
 HEART_RATE, BREATHS, LACTATE = (by_key(key).number for key in ("heart_rate", "respiratory_rate", "lactate"))
 FINAL, CORRECTED, WITHDRAWN = ObservationStatus.FINAL, ObservationStatus.CORRECTED, ObservationStatus.ENTERED_IN_ERROR
-FEW = settings(max_examples=120, deadline=None)
+FEW = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
