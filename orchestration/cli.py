@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -171,14 +172,18 @@ def replay(
 
 
 @app.command(epilog=EPILOG)
-def verify(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    data_dir: DataDirOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also count every message in RAW and its sealed files.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check the ledger: nothing vanished, no row was altered, every count has its items.
 
     received = accepted + duplicate + quarantined + rejected + shed + pending, per message and per value.
     """
     from orchestration import verify as work
 
-    verdict = _ask(data_dir, work.verify)
+    verdict = _ask(data_dir, partial(work.verify, is_deep=deep))
     if as_json:
         typer.echo(json.dumps(work.as_record(verdict)))
     else:

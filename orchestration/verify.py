@@ -14,6 +14,7 @@ from rich.table import Table
 
 from orchestration.storage import connection, secret
 from stores import database, ledger, ledger_verification
+from stores.raw_archive import RawArchive
 from twin import accounts
 from twin.bus import Bus
 from vocabulary.settings import Settings
@@ -27,18 +28,21 @@ class Verdict(NamedTuple):
     faults: list[ledger_verification.Fault]
     differences: list[ledger_verification.Difference]
     heads: dict[str, ledger.Head]
+    recount: accounts.Recount | None = None  # of every message in RAW; None: not asked for
 
     @property
     def is_sound(self) -> bool:
         """Return whether nothing is missing, nothing was altered, and every count has its items."""
-        return self.account.remainder == 0 and not self.faults and not self.differences
+        is_recounted = self.recount is None or self.recount.is_same
+        return self.account.remainder == 0 and not self.faults and not self.differences and is_recounted
 
 
-async def verify(settings: Settings) -> Verdict:
+async def verify(settings: Settings, *, is_deep: bool = False) -> Verdict:
     """Connect, read and judge.
 
     Args:
         settings: with addresses that answer (orchestration.storage.reachable).
+        is_deep: also count every message in RAW and its sealed files again.
 
     Raises:
         UnavailableError: the database or the bus does not answer after all.
@@ -47,6 +51,9 @@ async def verify(settings: Settings) -> Verdict:
     try:
         async with connection(settings, "verify") as connected:
             account = await accounts.balance(connected, bus)
+            recount = None
+            if is_deep:
+                recount = await accounts.recount(connected, bus, RawArchive(settings.data_dir / "sealed"))
             async with database.consistent_read(connected):
                 return Verdict(
                     account,
@@ -54,14 +61,10 @@ async def verify(settings: Settings) -> Verdict:
                     await ledger_verification.verify(connected),
                     await ledger_verification.reconcile(connected),
                     await ledger.heads(connected),
+                    recount,
                 )
     finally:
         await bus.close()
-
-
-def _known(tally: ledger.Tally) -> dict[str, int]:
-    """Return one feed's counts, without `accepted`: an engine's commit accepts from all feeds at once."""
-    return {name: count for name, count in tally._asdict().items() if name != "accepted"}
 
 
 def as_record(verdict: Verdict) -> dict[str, Any]:
@@ -78,10 +81,11 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
         "remainder_messages": account.messages.remainder,
         "remainder_values": account.values.remainder,
         "feeds": {
-            name: {"messages": _known(feed.messages), "values": _known(feed.values)}
+            name: {"messages": feed.messages._asdict(), "values": feed.values._asdict()}
             for name, feed in verdict.feeds.items()
             if name
         },
+        "recount": None if verdict.recount is None else verdict.recount._asdict(),
         "chain_faults": [fault._asdict() for fault in verdict.faults],
         "differences": [difference._asdict() for difference in verdict.differences],
         "heads": {writer: {"seq": head.seq, "hash": head.hash.hex()} for writer, head in verdict.heads.items()},
@@ -100,8 +104,8 @@ def show(verdict: Verdict, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, feed in verdict.feeds.items():
         for label, unit, tally in ((name, "messages", feed.messages), ("", "values", feed.values)):
-            known = _known(tally)
-            cells = (f"{known[heading]:,}" if heading in known else "" for heading in _HEADINGS)
+            known = tally._asdict() | {"pending": tally.unaccounted}
+            cells = (f"{known[heading]:,}" for heading in _HEADINGS)
             if name:
                 table.add_row(label, unit, *cells, style="dim")
     account = verdict.account
@@ -115,6 +119,12 @@ def show(verdict: Verdict, console: Console) -> None:
     )
     if account.waiting:
         console.print(f"waiting for an admission or an association: {account.waiting:,} messages", highlight=False)
+    if verdict.recount is not None:
+        found, booked = verdict.recount
+        said = "[green]the same[/]" if verdict.recount.is_same else "[red]NOT THE SAME[/]"
+        console.print(
+            f"counted again in RAW: {found:,} messages, booked as received: {booked:,}: {said}", highlight=False
+        )
     for fault in verdict.faults:
         console.print(f"[red]chain {fault.writer} row {fault.first} to {fault.last}: {fault.kind}[/] {fault.text}")
     for difference in verdict.differences:

@@ -7,11 +7,13 @@ Not here: the ledger itself (stores.ledger), printing it (orchestration).
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import msgspec
 
 from stores import ledger, partition_log, positions, quarantine
 from stores.database import Connection, consistent_read, transaction
+from stores.raw_archive import RawArchive
 from twin.bus import Bus
 from twin.outcomes import CONTROL_FEED
 from vocabulary.records import INCARNATION_SHIFT, RawPack
@@ -65,10 +67,7 @@ async def raw_beyond(bus: Bus, sequence: int) -> int:
             packs = await reader.take(timeout_s=2.0)
             if not packs:
                 return count
-            for message in packs:
-                pack = _PACK.decode(message.data)
-                if pack.feed != CONTROL_FEED:
-                    count += len(pack.items)
+            count += sum(_messages_in(message.data) for message in packs)
             if packs[-1].sequence >= extent.last_sequence:
                 return count
     finally:
@@ -114,6 +113,54 @@ async def balance(connection: Connection, bus: Bus) -> Account:
         sums.without_value,
         waiting,
     )
+
+
+class Recount(NamedTuple):
+    """Two independent counts of everything received."""
+
+    found: int  # messages in sealed files and the stream, up to the normalizer's position
+    booked: int  # what the ledger says was received
+
+    @property
+    def is_same(self) -> bool:
+        """Return whether both agree."""
+        return self.found == self.booked
+
+
+async def recount(connection: Connection, bus: Bus, archive: RawArchive) -> Recount:
+    """Count every message in RAW and its sealed files again, and compare with the ledger. Reads all of it.
+
+    Raises:
+        UnavailableError: PostgreSQL or JetStream does not answer.
+        BrokenInvariantError: a sealed file is damaged.
+    """
+    async with consistent_read(connection):
+        booked = (await ledger.balance(connection)).total.messages.received
+        position = (await positions.read(connection))[positions.NORMALIZER].position
+    found = 0
+    sealed_until = 0
+    for stretch in archive.stretches():
+        sealed_until = stretch.last
+        packs = await asyncio.to_thread(lambda one: [p.data for p in archive.read(one)], stretch)
+        found += sum(map(_messages_in, packs))
+    behind = sealed_until & _SEQUENCE_MASK if sealed_until >> INCARNATION_SHIFT == position >> INCARNATION_SHIFT else 0
+    reader = bus.raw_reader(behind)
+    last = position & _SEQUENCE_MASK
+    try:
+        while behind < last:
+            packs_taken = await reader.take(timeout_s=5.0)
+            if not packs_taken:
+                break
+            behind = packs_taken[-1].sequence
+            found += sum(_messages_in(message.data) for message in packs_taken if message.sequence <= last)
+    finally:
+        await reader.close()
+    return Recount(found, booked)
+
+
+def _messages_in(data: bytes) -> int:
+    pack = _PACK.decode(data)
+    return 0 if pack.feed == CONTROL_FEED else len(pack.items)
 
 
 async def drain(connection: Connection, bus: Bus, timeout_s: float) -> Account:

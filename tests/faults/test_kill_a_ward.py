@@ -112,7 +112,7 @@ class House:
 
     async def kill(self, name: str) -> None:
         """SIGKILL one that runs."""
-        while (pid := self.pid(name)) is None:
+        while (pid := self.pid(name)) is None:  # noqa: ASYNC110 - another thread brings it back
             await asyncio.sleep(0.05)
         os.kill(pid, signal.SIGKILL)
         self.deaths.append((round(time.monotonic() - self._started, 2), name))
@@ -202,6 +202,7 @@ async def test_a_ward_whose_house_keeps_dying_ends_as_one_that_never_did(house, 
     context = f"seed {SEED}, deaths {house.deaths}"
     assert Counter(name for _, name in house.deaths) == dict.fromkeys(TARGETS, ROUNDS), context
     assert transcript.unanswered() == [], context
+    assert transcript.reconnections >= 3, context
 
     await asyncio.to_thread(house.dismiss, "ingress")
     bus = await Bus.connect(house.nats.url(), "test", 30)
@@ -220,6 +221,10 @@ async def test_a_ward_whose_house_keeps_dying_ends_as_one_that_never_did(house, 
     assert account.messages.received == stored.total(), context
 
     twins = await _twins_at(bus, tick.sequence)
+    assert len(twins) >= 6, context
+    assert account.values.accepted > 10_000, context
+    assert min(account.messages.duplicate, account.values.quarantined, account.values.rejected) > 0, context
+    print(account, len(twins), len(transcript), transcript.reconnections, context)
     await asyncio.to_thread(house.dismiss, "engine")
     await asyncio.to_thread(house.dismiss, "normalizer")
 

@@ -28,6 +28,7 @@ from hospital.sender import Delivery, MllpSender, Patience, Transcript
 from orchestration.data_dir import DataDir, RunState
 from orchestration.embedded import EmbeddedNats, EmbeddedPostgres
 from stores import clinical, database, ledger_verification, quarantine, snapshot_census, timeseries
+from stores.raw_archive import RawArchive
 from twin import accounts, forecast, replay
 from twin.bus import Bus
 from vocabulary import concepts
@@ -241,6 +242,9 @@ async def test_no_acknowledged_message_is_lost_or_applied_twice(house):
     async with database.consistent_read(connection):
         assert await ledger_verification.verify(connection) == []
         assert await ledger_verification.reconcile(connection) == []
+    recount = await accounts.recount(connection, bus, RawArchive(house.data_dir.root / "sealed"))
+    assert recount.is_same, f"{recount} {context}"
+    async with database.consistent_read(connection):
         ids = await snapshot_census.sample(connection, 60, SEED)
     forecaster = forecast.open_forecaster(house.settings())
     assert len(ids) >= 30

@@ -92,8 +92,10 @@ def test_a_demonstration_balances_replays_and_a_changed_ledger_is_found(reachabl
     again = vigil("replay", *found["snapshot_ids"][:3], "--sample", "5", "--json", data_dir=reachable_folder)
     assert again.returncode == 0, again.stdout + again.stderr
     assert json.loads(again.stdout)["identical"] == 8
-    checked = vigil("verify", "--json", data_dir=reachable_folder)
+    checked = vigil("verify", "--deep", "--json", data_dir=reachable_folder)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    recount = json.loads(checked.stdout)["recount"]
+    assert recount["found"] == recount["booked"] == found["messages"]["received"]
     assert json.loads(checked.stdout)["values"] == found["values"]
 
     settings = load_settings(reachable_folder)
