@@ -20,6 +20,11 @@ from vocabulary.records import Place, Reason, Rejected
 MOST_IDENTIFIERS: Final = 64
 """More repetitions of PID-3 or MRG-1 than any person has: refused, so that memory stays in proportion to the input."""
 
+LONGEST_IDENTIFIER: Final = 250
+LONGEST_PLACE: Final = 100
+"""Characters of an identifier, its authority, and each part of a place: far beyond what the standard allows (HL7 v2.6:
+227 and 20), and short enough for every index that holds them. A longer one would stop the whole log."""
+
 _SEXES: Final = {"M": "male", "F": "female", "O": "other", "A": "other", "X": "other"}
 
 
@@ -57,6 +62,9 @@ def read_identifiers(field: str, reader: Dialect, where: str) -> tuple[Identifie
         value = reader.plain(parts[0])
         if value:
             identifiers.append(Identifier(value, _authority(parts[3], reader), reader.plain(parts[4])))
+    longest = max((max(len(known.value), len(known.authority)) for known in identifiers), default=0)
+    if longest > LONGEST_IDENTIFIER:
+        return _too_long(where, LONGEST_IDENTIFIER, longest)
     return tuple(identifiers)
 
 
@@ -78,10 +86,15 @@ def read_visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | R
                 return bad_time(f"PV1-{number}", fields[number])
             at_us = None
         times.append(at_us)
+    places = {number: _place(fields[number], reader) for number in (3, 6)}
+    for number, place in places.items():
+        longest = max(map(len, (place.ward, place.room, place.bed, place.facility)))
+        if longest > LONGEST_PLACE:
+            return _too_long(f"PV1-{number}", LONGEST_PLACE, longest)
     return Visit(
         patient_class=reader.plain(fields[2]),
-        place=_place(fields[3], reader),
-        prior_place=_place(fields[6], reader),
+        place=places[3],
+        prior_place=places[6],
         visit_number=reader.plain(fields[19].partition(reader.component)[0]),
         admitted_at_us=times[0],
         discharged_at_us=times[1],
@@ -118,6 +131,10 @@ def read_prior_identifiers(segment: str, reader: Dialect) -> tuple[Identifier, .
 def bad_time(where: str, found: str) -> Rejected:
     """Return the rejection of a timestamp."""
     return Rejected(Reason.BAD_TIMESTAMP, where, "YYYY[MM[DD[HH[MM[SS[.S]]]]]][+/-ZZZZ], 1800 to 2999", shorten(found))
+
+
+def _too_long(where: str, limit: int, found: int) -> Rejected:
+    return Rejected(Reason.MALFORMED, where, f"at most {limit} characters", f"{found} characters")
 
 
 def _fields(segment: str, reader: Dialect, count: int) -> list[str]:

@@ -79,6 +79,9 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
+    except psycopg.errors.ProgramLimitExceeded as error:
+        # psycopg calls it operational, and yet trying again never helps: a value is too large for an index.
+        raise BrokenInvariantError(f"PostgreSQL cannot hold a value ({type(error).__name__}).") from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise UnavailableError(f"PostgreSQL is not available: {_reason(error)}") from None
     except psycopg.IntegrityError as error:

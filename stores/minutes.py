@@ -63,6 +63,12 @@ def median(values: Iterable[float]) -> float | None:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def counted(values: Sequence[float]) -> int:
+    """Return how many values there are, at most what `n` can hold: one odd message may bring more for a minute."""
+    return min(len(values), _MOST_COUNTED)
+
+
+_MOST_COUNTED = 32_767  # smallint
 _LISTED = ", ".join(MINUTE_COLUMNS)
 _NUMBERED = ", ".join(f"n{number}" for number in range(len(MINUTE_COLUMNS)))
 _PUT_SQL = f"""
@@ -155,7 +161,7 @@ async def compute_minutes(
         if not math.isnan(value):  # a text
             values[at_us // MINUTE_US][column_of[concept]].append(value)
     return [
-        Minute(patient_ids[0], minute * MINUTE_US, tuple(map(median, listed)), tuple(map(len, listed)))
+        Minute(patient_ids[0], minute * MINUTE_US, tuple(map(median, listed)), tuple(map(counted, listed)))
         for minute, listed in sorted(values.items())
     ]
 

@@ -311,7 +311,8 @@ class Engine:
                 }
                 rows.append(self._minute(patient_id, minute, values))
         for row in rows:
-            if row.patient_id not in self.patients:
+            # The window begins with 1970; a stay of a data set whose dates were shifted may lie before it.
+            if row.patient_id not in self.patients or row.minute_us < 0:
                 continue
             for number, value, count in zip(self.window.concept_numbers, row.medians, row.n, strict=True):
                 self.window.put(
@@ -335,7 +336,7 @@ class Engine:
     def _minute(self, patient_id: int, minute: int, values: dict[int, list[float]]) -> minutes.Minute:
         listed = [values.get(number, []) for number in self.window.concept_numbers]
         return minutes.Minute(
-            patient_id, minute * MINUTE_US, tuple(map(minutes.median, listed)), tuple(map(len, listed))
+            patient_id, minute * MINUTE_US, tuple(map(minutes.median, listed)), tuple(map(minutes.counted, listed))
         )
 
     async def _write_snapshots(

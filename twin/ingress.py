@@ -221,7 +221,7 @@ class FeedListener:
             while True:
                 try:
                     digest = await asyncio.to_thread(self._blobs.put, frame.body)
-                except OSError:
+                except (OSError, UnavailableError):
                     self.is_raw_full = True  # the disk is full or gone: no ACK until the body is safe
                     await asyncio.sleep(_RETRY_S)
                 else:

@@ -10,6 +10,7 @@ Not here: decoding (interop), who is who (twin.directory), SQL (stores), folding
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from zoneinfo import ZoneInfo
 
@@ -45,6 +46,8 @@ from vocabulary.settings import FeedSettings, Settings
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
+_LONGEST_KEY = 600  # characters, so at most 2,400 bytes: an index entry of PostgreSQL holds 2,700
+_LONGEST_SENDER = 250  # of MSH-3 and MSH-4 in the list of feeds; the standard allows 227
 
 _PACK = msgspec.msgpack.Decoder(RawPack)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -419,7 +422,7 @@ class Normalizer:
         work.touches.append(
             feeds.FeedTouch(
                 feed=arrival.feed,
-                source=f"{header.sending_application}|{header.sending_facility}",
+                source=f"{header.sending_application[:_LONGEST_SENDER]}|{header.sending_facility[:_LONGEST_SENDER]}",
                 last_received_at_us=arrival.item.received_at_us,
                 last_message_at_us=header.message_at_us,
                 clock_skew_s=skew_s,
@@ -492,5 +495,8 @@ def _place(event: Event) -> tuple[int, int]:
 
 
 def _key_line(key: str) -> str:
-    """Return a waiting key as one line: the store keeps several of them one a line."""
-    return storable(key.replace("\n", " "))
+    """Return a waiting key as one line, short enough for an index: the store keeps several of them one a line."""
+    line = storable(key.replace("\n", " "))
+    if len(line) <= _LONGEST_KEY:
+        return line
+    return f"{line[:100]}#{hashlib.sha256(line.encode()).hexdigest()}"

@@ -173,6 +173,7 @@ async def test_no_acknowledged_message_is_lost_or_applied_twice(house):
         sizes_before = await timeseries.sizes(connection)
     await connection.close()
     await bus.close()
+    started_us = time.time_ns() // 1_000
     dice = random.Random(SEED)
     done = asyncio.Event()
     killing = asyncio.create_task(_kill_at_random(house, dice, done))
@@ -216,7 +217,7 @@ async def test_no_acknowledged_message_is_lost_or_applied_twice(house):
         sizes = await timeseries.sizes(connection)
         for number in {value.medical_record_number for value in values}:
             [patients[number]] = await clinical.find_by_identifier(connection, number)
-            for sample in await timeseries.range_(connection, [patients[number]], None, 0, 2**52):
+            for sample in await timeseries.range_(connection, [patients[number]], None, started_us, 2**52):
                 stored[number, sample.concept, sample.effective_at_us].append(sample.value)
     rows = sizes.block_samples + sizes.events - sizes_before.block_samples - sizes_before.events
     assert rows == values.total(), f"applied twice: {context}"

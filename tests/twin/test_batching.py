@@ -27,11 +27,10 @@ def settings(live_plane, tmp_path):
 async def test_state_and_books_do_not_depend_on_how_the_log_is_cut(seed, log_of, simulation, settings, new_database):
     log = log_of(seed, 260)
     forecaster = forecast.open_forecaster(settings)
-    ways = (
+    ways: tuple[dict[str, float], ...] = (
         {"largest": 10_000},
         {"largest": 1},
-        {"largest": 9, "loss": 0.1},
-        {"largest": 10, "interruptions": 0.4},
+        {"largest": 10, "loss": 0.1, "interruptions": 0.4},
     )
     outcomes = []
     for number, way in enumerate(ways):

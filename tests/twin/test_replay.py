@@ -95,10 +95,10 @@ async def test_a_value_changed_behind_our_back_shows(played):
     assert "signals" in again.differences
 
 
-@pytest.mark.parametrize("name", ["", "7", "07-1-x", "07-1099511627777-999", "99-1-1", "07--1", "٣-1-1"])
-async def test_what_was_never_published_is_said_to_be_unknown(played, name):
-    with pytest.raises(replay.UnknownSnapshotError):
-        await replay.replay(played.connection, played.forecaster, name)
+async def test_what_was_never_published_is_said_to_be_unknown(played):
+    for name in ("", "7", "07-1-x", "07-1099511627777-999", "99-1-1", "07--1", "٣-1-1"):
+        with pytest.raises(replay.UnknownSnapshotError):
+            await replay.replay(played.connection, played.forecaster, name)
 
 
 async def test_a_sample_of_ids_is_of_published_snapshots_and_repeatable(played):
