@@ -360,8 +360,7 @@ class Engine:
             if partition not in moved:
                 patient.next_due_us = 0  # what changed it lies in another partition: at the next tick
                 continue
-            if is_tick:
-                patient.forget(log_time_us)
+            patient.forget(log_time_us)  # also without a tick: days may be caught up with before the next
             key = SnapshotKey(partition, self.positions[partition], patient_id)
             snapshot = self._forecaster.snapshot(
                 patient, self.window, key, log_time_us, is_admitted=patient_id not in leaving

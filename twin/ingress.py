@@ -113,7 +113,7 @@ class MllpConnection(asyncio.Protocol):
         self._unacknowledged_bytes -= body_bytes
         self.regulate()
         if self._transport is not None and not self._transport.is_closing() and ack:
-            self._transport.write(mllp.frame(ack))
+            self._transport.write(ack)
 
     def abort(self) -> None:
         """Drop the connection; its sender sends again what was not acknowledged."""
@@ -262,7 +262,12 @@ class FeedListener:
         else:
             ack = self._acknowledgement(header, "A", control_id, "")
         self.acknowledged += 1
-        waiting.connection.acknowledge(len(frame.body), ack)
+        try:
+            block = mllp.frame(ack) if ack else b""
+        except ValueError:
+            # What it repeats of a message in UTF-16 or ISO 2022 may form an end of block: it goes without repeating.
+            block = mllp.frame(self._acknowledgement(None, "R" if frame.is_oversize else "A", control_id, ""))
+        waiting.connection.acknowledge(len(frame.body), block)
 
     def _acknowledgement(self, header: hl7v2.Header | None, letter: str, control_id: str, text: str) -> bytes:
         # MSH-15 asks for enhanced mode: the commit acknowledgement (CA/CR) is what we can promise at this moment.

@@ -14,10 +14,23 @@ import msgspec
 from interop import hl7v2
 from stores import feeds, quarantine
 from stores.ledger import Entry, Kind
-from vocabulary.records import Event, Merged, Outcome, RawId, RawItem, Rejected, partition_of
+from vocabulary.records import Event, Merged, Outcome, RawId, RawItem, RawPack, Rejected, partition_of
 
 CONTROL_FEED = "control"
 """Packs of commands to the normalizer itself (release or discard a quarantined item), in the log like the rest."""
+
+UNREADABLE_FEED = "unreadable"
+"""What RAW holds and is no pack of ours, as one message of this feed: it is itemised, and the log goes on."""
+
+_PACK = msgspec.msgpack.Decoder(RawPack)
+
+
+def read_pack(data: bytes, received_at_us: int = 0) -> RawPack:
+    """Return a pack of RAW; bytes that are none are a pack of one message that nobody will understand."""
+    try:
+        return _PACK.decode(data)
+    except msgspec.DecodeError:
+        return RawPack("", UNREADABLE_FEED, 0, [RawItem(received_at_us, 0, "", data)])
 
 
 class Command(msgspec.Struct, frozen=True):
