@@ -197,11 +197,14 @@ def feeds(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """Show what each sending system is doing: address, last heard, clock, counts."""
     from orchestration import feeds as work
 
-    lines = _ask(data_dir, work.feed_lines)
+    async def question(settings: Settings) -> tuple[list[work.FeedLine], str]:
+        return await work.feed_lines(settings), work.trouble(settings)
+
+    lines, why_blocked = _ask(data_dir, question)
     if as_json:
         typer.echo(json.dumps(work.as_record(lines)))
     else:
-        work.show(lines, _console())
+        work.show(lines, _console(), why_blocked)
 
 
 @app.command(epilog=EPILOG)

@@ -24,6 +24,7 @@ REPAINT_S = 0.5
 _STYLES = {
     Condition.READY: ("●", "green"),
     Condition.EXTERNAL: ("●", "green"),
+    Condition.BLOCKED: ("▲", "red"),
     Condition.STARTING: ("○", "yellow"),
     Condition.SILENT: ("▲", "red"),
     Condition.DOWN: ("✕", "red"),

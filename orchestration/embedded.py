@@ -331,7 +331,10 @@ class EmbeddedNats:
             f'server_name: "vigil"\nlisten: "{LOOPBACK}:{self.port}"\n'
             "max_payload: 8MB\nwrite_deadline: 10s\n"
             # Every RAW write reaches the disk before its ack: promise 1. Derived streams are in memory.
-            f'jetstream {{ store_dir: "{self.folder}", sync_interval: always, max_memory_store: 2GB }}\n'
+            f'jetstream {{ store_dir: "{self.folder}", sync_interval: always, max_memory_store: 2GB, '
+            # RAW's own limit is VIGIL_RAW_MAX_BYTES. Left out, three quarters of what is free at this start would be
+            # the limit, and RAW refused on a disk smaller than what it may grow to.
+            "max_file_store: 1024TB }\n"
             f'authorization {{ users: [ {{ user: "vigil", password: "{token}" }} ] }}\n{mqtt}'
         )
 

@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestration.data_dir import DataDir
+from orchestration.health import raw_trouble
 from orchestration.storage import connection
 from stores import database, feeds
+from twin import health
 from twin.process import clock_of
 from vocabulary.settings import Settings
 
@@ -67,6 +69,12 @@ async def feed_lines(settings: Settings) -> list[FeedLine]:
     return sorted(lines, key=lambda line: (line.feed, line.source))
 
 
+def trouble(settings: Settings) -> str:
+    """Return why what the feeds send cannot be stored, or "" when it can or nothing runs."""
+    data_dir = DataDir(settings.data_dir)
+    return raw_trouble(health.read(data_dir.run, "ingress")) if data_dir.live_state() is not None else ""
+
+
 def as_record(lines: list[FeedLine]) -> list[dict[str, Any]]:
     """Return the lines for `--json`."""
     return [line._asdict() for line in lines]
@@ -80,25 +88,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def show(lines: list[FeedLine], console: Console) -> None:
-    """Print one line a sending system."""
+def skew(seconds: float) -> str:
+    """Return how far a sender's clock is off: `+0.3 s`, `-3 h`, `-13977 d`."""
+    return f"{seconds:+.1f} s" if abs(seconds) < 120 else f"{'+' if seconds > 0 else '-'}{duration(abs(seconds))}"
+
+
+def show(lines: list[FeedLine], console: Console, why_blocked: str = "") -> None:
+    """Print one line a sending system, and what keeps them all waiting, if anything does."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("feed", "connect to", "sender", "last heard", "clock", "messages", "values", "not accepted"):
         table.add_column(heading, no_wrap=heading != "sender", justify="right" if heading in _NUMBERS else "left")
     for line in lines:
         heard = "never" if line.age_s is None else f"{duration(line.age_s)} ago"
-        skew = "" if line.clock_skew_s is None else f"{line.clock_skew_s:+.1f} s"
         table.add_row(
             line.feed,
             line.address,
             line.source,
             Text(f"{heard} (silent)" if line.is_silent else heard, style="red" if line.is_silent else ""),
-            skew,
+            "" if line.clock_skew_s is None else skew(line.clock_skew_s),
             f"{line.messages:,}",
             f"{line.values:,}",
             f"{line.not_accepted:,}",
         )
     console.print(table)
+    if why_blocked:
+        console.print(f"{why_blocked}.", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 _NUMBERS = {"clock", "messages", "values", "not accepted"}

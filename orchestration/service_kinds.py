@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from orchestration import processes
 from orchestration.data_dir import DataDir
 from orchestration.embedded import LOOPBACK, EmbeddedNats, EmbeddedPostgres, log_tail
-from orchestration.health import Condition, judge
+from orchestration.health import SERVING, Condition, judge
 from orchestration.processes import Identity, identify
 from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
 
@@ -210,7 +210,7 @@ class ProcessService:
         """Return how it is, by its own word."""
         identity = self.identity()
         found = judge(self._data_dir.run, self.name, identity.pid if identity else None)
-        self._was_ready = self._was_ready or found is Condition.READY
+        self._was_ready = self._was_ready or found in SERVING
         return found
 
     def failure(self) -> VigilError | None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -20,6 +22,7 @@ from pydantic import SecretStr
 from orchestration import processes
 from orchestration.data_dir import DataDir, ScaledTime
 from orchestration.embedded import EmbeddedNats, EmbeddedPostgres, require_free
+from orchestration.health import FULL_DISK_BYTES, STALE_AFTER_S, age_s, raw_trouble
 from orchestration.service_kinds import (
     STOP_GRACE_S,
     STORAGE,
@@ -29,10 +32,12 @@ from orchestration.service_kinds import (
     ProcessService,
 )
 from orchestration.supervisor import Supervisor
+from twin import health
 from vocabulary.errors import ConfigurationError
 from vocabulary.settings import Settings
 
 START_TIMEOUT_S = 90.0
+MEND_INTERVAL_S = 60.0
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -142,6 +147,7 @@ class House:
         self._postgres, self._nats = embedded_servers(data_dir, ports)
         self._public = {"clinic": ports["clinic"]} | {f.name: f.port for f in resolved.feeds}
         self._environment: dict[str, str] = {}
+        self._mended_at = 0.0
         self.feed_addresses = {feed.name: (resolved.host, feed.port) for feed in resolved.feeds}
         self.board_url = f"http://{resolved.host}:{resolved.clinic_port}/"
         storage = [
@@ -157,7 +163,9 @@ class House:
             ProcessService(name, program, where.get(name, ""), self._environment, data_dir)
             for name, program in PROGRAMS.items()
         ]
-        self.supervisor = Supervisor([*storage, *ours], data_dir, command, ports, self._between, _scaled_time(resolved))
+        self.supervisor = Supervisor(
+            [*storage, *ours], data_dir, command, ports, self._between, _scaled_time(resolved), self._mend
+        )
 
     @property
     def settings(self) -> Settings:
@@ -179,6 +187,22 @@ class House:
             settings = self.settings
             migrate(settings)
             self._environment.update(environment_of(settings))
+
+    def _mend(self) -> None:
+        """Start nats-server anew when RAW still refuses writes though its disk has room again.
+
+        After a full disk nats-server answers every write with the old error until it is started anew (seen with 2.12).
+        """
+        now = time.monotonic()
+        if self._nats is None or self._nats.pid() is None or now - self._mended_at < MEND_INTERVAL_S:
+            return
+        report = health.read(self.data_dir.run, "ingress")
+        if report is None or age_s(report) > STALE_AFTER_S or report.detail.get("is_raw_full"):
+            return
+        has_room = shutil.disk_usage(self.data_dir.root).free >= FULL_DISK_BYTES
+        if raw_trouble(report) and has_room:
+            self._mended_at = now
+            self._nats.stop()
 
 
 def _scaled_time(settings: Settings) -> ScaledTime | None:

@@ -7,6 +7,7 @@ Not here: the services (orchestration.services), their lines (orchestration.disp
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from orchestration import display, processes, services
 from orchestration.data_dir import DataDir, RunState
-from orchestration.health import Condition, judge
+from orchestration.health import FULL_DISK_BYTES, SERVING, Condition, judge, raw_trouble
 from orchestration.service_kinds import answers
 from orchestration.storage import locate
 from orchestration.supervisor import Seen
@@ -102,6 +103,7 @@ def look(data_dir: DataDir, state: RunState) -> list[Seen]:
     """Return how the recorded services are, seen from outside the supervisor."""
     seen = []
     for running in state.services:
+        note = ""
         alive = running.identity is not None and processes.is_alive(running.identity)
         if running.identity is None and running.is_external:
             condition = Condition.EXTERNAL if answers(*_host_port(running.address)) else Condition.DOWN
@@ -112,7 +114,9 @@ def look(data_dir: DataDir, state: RunState) -> list[Seen]:
         else:
             assert running.identity is not None
             condition = judge(data_dir.run, running.name, running.identity.pid)
-        seen.append(Seen(running.name, running.address, condition, running.restarts))
+            if condition is Condition.BLOCKED:
+                note = raw_trouble(health.read(data_dir.run, running.name))
+        seen.append(Seen(running.name, running.address, condition, running.restarts, note))
     return seen
 
 
@@ -134,7 +138,7 @@ def status(settings: Settings, console: Console, as_json: bool) -> bool:
         hint = " A supervisor was killed; `vigil up` or `vigil down` ends what it left." if left else ""
         raise UnavailableError(f"Nothing runs in {data_dir.root}. Start it with `vigil up`.{hint}")
     seen = look(data_dir, state)
-    is_well = all(service.condition in {Condition.READY, Condition.EXTERNAL} for service in seen)
+    is_well = all(service.condition in SERVING - {Condition.BLOCKED} for service in seen)
     if as_json:
         typer.echo(json.dumps(_status_record(data_dir, state, seen, is_well)))
         return is_well
@@ -143,6 +147,13 @@ def status(settings: Settings, console: Console, as_json: bool) -> bool:
     else:
         for service in seen:
             console.print(display.service_line(service), markup=False, highlight=False, soft_wrap=True)
+    free = shutil.disk_usage(data_dir.root).free
+    if free < FULL_DISK_BYTES:
+        console.print(
+            f"The disk of {data_dir.root} is full ({free // 2**20} MB free): nothing is acknowledged, senders keep "
+            "what they have. Free some space; everything then goes on by itself.",
+            style="red", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return is_well
 
 
@@ -158,6 +169,7 @@ def _status_record(data_dir: DataDir, state: RunState, seen: list[Seen], is_well
             "health": service.condition.value,
             "pid": running.identity.pid if running.identity else None,
             "restarts": service.restarts,
+            "note": service.note,
             "detail": report.detail if report is not None else {},
         }
 

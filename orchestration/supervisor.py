@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestration.data_dir import DataDir, Running, RunState, ScaledTime
-from orchestration.health import Condition
+from orchestration.health import SERVING, Condition, raw_trouble
 from orchestration.processes import Identity, identify
+from twin import health
 from vocabulary.errors import UnavailableError, VigilError
 
 FIRST_BACKOFF_S = 0.2
@@ -27,7 +28,6 @@ FIRST_START_S = 5.0
 """A server killed a moment ago may still hold its memory or port; one that is truly away is said to be so soon."""
 
 POLL_S = 0.2
-_SERVING = {Condition.READY, Condition.EXTERNAL}
 
 
 class Service(Protocol):
@@ -111,6 +111,7 @@ class Supervisor:
         ports: dict[str, int],
         between: Callable[[int], None] = lambda _stage: None,
         clock: ScaledTime | None = None,
+        mend: Callable[[], None] = lambda: None,
     ) -> None:
         """Describe what to keep running; nothing is started.
 
@@ -121,6 +122,7 @@ class Supervisor:
             ports: for the record.
             between: called with a stage's number when all of that stage are ready (migrations run here).
             clock: a demonstration's clock, for the record.
+            mend: called at every round of tending, before what died is started again.
         """
         self._clock = clock
         self._watches = [_Watch(service) for service in services]
@@ -128,6 +130,7 @@ class Supervisor:
         self._command = command
         self._ports = ports
         self._between = between
+        self._mend = mend
         self._started_at = time.time()
         self._recorded: list[Running] = []
         self._is_stopping = False
@@ -180,9 +183,7 @@ class Supervisor:
                 failure = watch.service.failure()
                 if failure is not None:
                     raise failure
-            waiting = [
-                w.service.name for w in members if w.service.condition() not in {Condition.READY, Condition.EXTERNAL}
-            ]
+            waiting = [w.service.name for w in members if w.service.condition() not in SERVING]
             if not waiting:
                 on_change()
                 return
@@ -197,6 +198,8 @@ class Supervisor:
 
     def tend(self) -> None:
         """Start again what died, when its wait is over; record what runs."""
+        if not self._is_stopping:
+            self._mend()
         now = time.monotonic()
         for watch in self._watches:
             if self._is_stopping or watch.started_at == 0.0:
@@ -250,10 +253,12 @@ class Supervisor:
 
     def seen(self) -> list[Seen]:
         """Return how every service is now."""
-        return [
-            Seen(watch.service.name, watch.service.address, self._condition(watch), watch.restarts, watch.note)
-            for watch in self._watches
-        ]
+        return [self._seen(watch) for watch in self._watches]
+
+    def _seen(self, watch: _Watch) -> Seen:
+        name, condition = watch.service.name, self._condition(watch)
+        trouble = raw_trouble(health.read(self._data_dir.run, name)) if condition is Condition.BLOCKED else ""
+        return Seen(name, watch.service.address, condition, watch.restarts, trouble or watch.note)
 
     def _condition(self, watch: _Watch) -> Condition:
         if watch.started_at == 0.0:

@@ -15,10 +15,9 @@ from stores import ledger, partition_log, positions, quarantine
 from stores.database import Connection, consistent_read, transaction
 from stores.raw_archive import RawArchive
 from twin.bus import Bus
-from twin.outcomes import CONTROL_FEED
-from vocabulary.records import INCARNATION_SHIFT, RawPack
+from twin.outcomes import CONTROL_FEED, read_pack
+from vocabulary.records import INCARNATION_SHIFT
 
-_PACK = msgspec.msgpack.Decoder(RawPack)
 _SEQUENCE_MASK = (1 << INCARNATION_SHIFT) - 1
 
 
@@ -159,7 +158,7 @@ async def recount(connection: Connection, bus: Bus, archive: RawArchive) -> Reco
 
 
 def _messages_in(data: bytes) -> int:
-    pack = _PACK.decode(data)
+    pack = read_pack(data)
     return 0 if pack.feed == CONTROL_FEED else len(pack.items)
 
 

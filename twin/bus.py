@@ -405,11 +405,6 @@ class RawReader:
             taken.append(message)
         return taken
 
-    def restart_behind(self, sequence: int) -> None:
-        """Go on behind `sequence` from the next take(): after a rolled-back transaction, or a server's restart."""
-        self._after = sequence
-        self._lose()
-
     def _lose(self) -> None:
         self._heard_at = float("-inf")
 

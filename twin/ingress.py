@@ -8,9 +8,9 @@ Source: HL7 v2.6 chapter 2.9 (acknowledgement), MLLP release 1.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import deque
-from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -34,6 +34,7 @@ _RETRY_S = 0.25
 TICK_FEED = "tick"
 
 _ENCODER = msgspec.msgpack.Encoder()
+_log = logging.getLogger("vigil.ingress")
 
 
 class Waiting(NamedTuple):
@@ -291,8 +292,31 @@ class FeedListener:
             connection.close()
 
 
-async def tick_forever(bus: Bus, clock: Clock, interval_s: float) -> None:
-    """Append the log's clock to RAW; a tick that cannot be stored is replaced by the next."""
+class RawWatch:
+    """Whether RAW takes what it is given, as the ticks find: they come every second, whoever sends."""
+
+    def __init__(self) -> None:
+        """Start as if it did."""
+        self.is_full = False
+        self._refused_since: float | None = None
+
+    def tell(self, error: UnavailableError | None, at_s: float) -> None:
+        """Note how a tick fared at `at_s`, seconds of the event loop's clock; say so in the log when that changes."""
+        self.is_full = isinstance(error, StreamFullError)
+        if error is None and self._refused_since is not None:
+            _log.warning("raw_takes_again", extra={"after_s": round(at_s - self._refused_since, 1)})
+            self._refused_since = None
+        elif error is not None and self._refused_since is None:
+            _log.error("raw_refuses", extra={"reason": str(error)})
+            self._refused_since = at_s
+
+    def refused_s(self, at_s: float) -> float:
+        """Return for how many seconds nothing could be stored."""
+        return 0.0 if self._refused_since is None else max(0.0, at_s - self._refused_since)
+
+
+async def tick_forever(bus: Bus, clock: Clock, interval_s: float, watch: RawWatch) -> None:
+    """Append the log's clock to RAW; a tick that cannot be stored is replaced by the next, and `watch` is told."""
     session = uuid.uuid4().hex[:12]
     number = 0
     loop = asyncio.get_running_loop()
@@ -300,8 +324,13 @@ async def tick_forever(bus: Bus, clock: Clock, interval_s: float) -> None:
     while True:
         number += 1
         pack = RawPack(f"{session}-t{number}", TICK_FEED, clock.now_us(), [])
-        with suppress(UnavailableError):
+        started_s = loop.time()
+        try:
             await bus.publish_raw(TICK_FEED, pack.pack_id, _ENCODER.encode(pack))
+        except UnavailableError as error:
+            watch.tell(error, started_s)
+        else:
+            watch.tell(None, started_s)
         due = max(due + interval_s, loop.time())
         await asyncio.sleep(due - loop.time())
 
@@ -311,6 +340,7 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
     blobs = BlobStore(settings.data_dir / "blobs")
     listeners = [FeedListener(feed, bus, clock, blobs) for feed in settings.feeds]
     addresses = {listener.feed.name: await listener.start(settings.host) for listener in listeners}
+    watch = RawWatch()
 
     def detail() -> health.Detail:
         return {
@@ -319,14 +349,15 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
             "acknowledged": sum(listener.acknowledged for listener in listeners),
             "connections": sum(len(listener.connections) for listener in listeners),
             "noise_bytes": sum(listener.noise_bytes for listener in listeners),
-            "is_raw_full": any(listener.is_raw_full for listener in listeners),
+            "is_raw_full": watch.is_full or any(listener.is_raw_full for listener in listeners),
+            "raw_refused_s": round(watch.refused_s(asyncio.get_running_loop().time()), 1),
         }
 
     address = " ".join(f"{name}={value}" for name, value in addresses.items())
     async with asyncio.TaskGroup() as tasks:
         committers = [tasks.create_task(listener.commit_forever()) for listener in listeners]
         background = [
-            tasks.create_task(tick_forever(bus, clock, settings.tick_interval_s)),
+            tasks.create_task(tick_forever(bus, clock, settings.tick_interval_s, watch)),
             tasks.create_task(
                 health.report(settings.data_dir / "run", "ingress", address, lambda: bus.is_connected, detail)
             ),

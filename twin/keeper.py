@@ -18,7 +18,6 @@ from stores.raw_archive import RawArchive
 from twin import health, sealing
 from twin.bus import Bus
 from vocabulary.errors import UnavailableError
-from vocabulary.records import INCARNATION_SHIFT
 from vocabulary.settings import Settings
 
 ROUND_S = 60.0
@@ -56,12 +55,16 @@ async def keep_house(settings: Settings, connection: Connection, bus: Bus, stop:
             _log.error("corrupt_blocks", extra={"hours": len(done.corrupt)})
         if done.hours == 0:
             break
+    # Of the stream that is there now: what an older one had sealed or committed says nothing about what this one holds.
+    extent = await bus.raw_extent()
+    async with transaction(connection):
+        incarnation = await positions.incarnation(connection, extent.identity)
     sealed = 0
     try:
         sealed = await sealing.seal(
             bus,
             RawArchive(settings.data_dir / "sealed"),
-            incarnation=normalizer.position >> INCARNATION_SHIFT,
+            incarnation=incarnation,
             up_to_position=normalizer.position,
             before_us=normalizer.log_time_us - round(settings.raw_seal_after_s * 1_000_000),
         )

@@ -25,7 +25,7 @@ from stores.ledger import LedgerWriter
 from twin.bus import RawMessage
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
 from twin.ingress import TICK_FEED
-from twin.outcomes import CONTROL_FEED, Arrival, Command, Counts, Work
+from twin.outcomes import CONTROL_FEED, Arrival, Command, Counts, Work, read_pack
 from vocabulary.records import (
     INCARNATION_SHIFT,
     Event,
@@ -47,9 +47,14 @@ RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
 _LONGEST_KEY = 600  # characters, so at most 2,400 bytes: an index entry of PostgreSQL holds 2,700
+_CUT_OFF = "MLLP"
+"""Where an item says it was cut: only its beginning is kept, and half a number reads as another number."""
+
+_COMMIT_BYTES = 16 * 1024 * 1024  # of packs in one transaction: decoded they take many times as much memory
+_BLOB_WEIGHT = 4 * 1024 * 1024  # what a body outside of RAW counts towards that
+_SEQUENCE_MASK = (1 << INCARNATION_SHIFT) - 1
 _LONGEST_SENDER = 250  # of MSH-3 and MSH-4 in the list of feeds; the standard allows 227
 
-_PACK = msgspec.msgpack.Decoder(RawPack)
 _ENCODER = msgspec.msgpack.Encoder()
 _log = logging.getLogger("vigil.normalizer")
 
@@ -84,8 +89,11 @@ class Normalizer:
         self._blobs = BlobStore(settings.data_dir / "blobs")
         self._feeds = {feed.name: feed for feed in settings.feeds}
         self._zones = {feed.name: ZoneInfo(feed.timezone) for feed in settings.feeds}
+        is_same_stream = taken.position >> INCARNATION_SHIFT == incarnation
+        self._read_up_to = taken.position & _SEQUENCE_MASK if is_same_stream else 0
         self.messages = 0
         self.not_accepted = 0
+        self.missing_packs = 0  # that RAW lost before anybody read them
 
     async def normalize(self, raw: list[RawMessage]) -> tuple[list[tuple[int, bytes]], bytes | None]:
         """Work through packs in log order and commit; return what to publish: batches by partition, and a tick.
@@ -95,27 +103,40 @@ class Normalizer:
             UnavailableError: the transaction did not happen, or may have: open anew from the stored position.
         """
         packs: list[tuple[int, RawPack]] = []
-        tick_position = 0
+        batches: list[PartitionBatch] = []
+        tick_position = weight = 0
         log_time_us = self.log_time_us
         position = self.position
         for message in raw:
+            self._note_hole(message.sequence)
             position = self.incarnation << INCARNATION_SHIFT | message.sequence
-            pack = _PACK.decode(message.data)
+            pack = read_pack(message.data, log_time_us)
             # Log time never goes back, whatever a gateway's clock does.
             log_time_us = max(log_time_us, pack.at_us)
             if pack.feed == TICK_FEED:
                 tick_position = position
             else:
                 packs.append((position, pack))
-        batches: list[PartitionBatch] = []
+                weight += len(message.data) + _BLOB_WEIGHT * sum(1 for item in pack.items if item.blob)
+            if weight >= _COMMIT_BYTES:
+                batches += await self._commit(packs, position, log_time_us)
+                packs, weight = [], 0
         if packs:
-            batches = await self._commit(packs, position, log_time_us)
+            batches += await self._commit(packs, position, log_time_us)
         self.log_time_us = log_time_us
         tick = None
         if tick_position:
             # All that precedes the tick is committed, so the newest batch positions are true for it.
             tick = _ENCODER.encode(Tick(position, log_time_us, list(self._last)))
         return [(batch.partition, _ENCODER.encode(batch)) for batch in batches], tick
+
+    def _note_hole(self, sequence: int) -> None:
+        """Say so when RAW no longer holds what nobody has read: somebody purged it, or its disk lost it."""
+        missing = sequence - self._read_up_to - 1
+        if missing > 0:
+            self.missing_packs += missing
+            _log.error("raw_has_a_hole", extra={"behind": self._read_up_to, "before": sequence, "packs": missing})
+        self._read_up_to = sequence
 
     async def _commit(self, packs: list[tuple[int, RawPack]], position: int, log_time_us: int) -> list[PartitionBatch]:
         work = Work(position, log_time_us)
@@ -186,13 +207,13 @@ class Normalizer:
             limit = self._feed(pack.feed).max_message_bytes
             message = Rejected(
                 Reason.TOO_LARGE,
-                "MLLP",
+                _CUT_OFF,
                 f"at most {limit} bytes",
                 f"{item.oversize_bytes} bytes; the first 4 KiB are kept",
             )
         elif item.is_truncated:
             message = Rejected(
-                Reason.MALFORMED, "MLLP", "end of block (0x1C 0x0D)", f"connection closed after {len(body)} bytes"
+                Reason.MALFORMED, _CUT_OFF, "end of block (0x1C 0x0D)", f"connection closed after {len(body)} bytes"
             )
         else:
             try:
@@ -207,7 +228,7 @@ class Normalizer:
         return Arrival(raw, pack.feed, item, body, message)
 
     def _feed(self, name: str) -> FeedSettings:
-        return self._feeds.get(name) or FeedSettings(name=name)
+        return self._feeds.get(name) or FeedSettings.model_construct(name=name)
 
     async def _claim(self, arrivals: list[Arrival]) -> dict[RawId, source_messages.Seen]:
         sources: list[source_messages.Source] = []
@@ -448,6 +469,8 @@ class Normalizer:
 
     async def _release(self, item: quarantine.Item, raw: RawId, at_us: int, work: Work) -> None:
         """Take one held message back into the flow, counting it out of quarantine and into what it becomes."""
+        if item.where == _CUT_OFF:
+            return  # whatever it seems to say
         body = item.body or b""
         message = hl7v2.decode(body, self._zones.get(item.feed, ZoneInfo("UTC")))
         if isinstance(message, Rejected):

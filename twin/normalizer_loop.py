@@ -49,6 +49,13 @@ async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: T
             waiting_keys = await quarantine.waiting_keys(connection)
         if taken.position >> INCARNATION_SHIFT > incarnation:
             raise BrokenInvariantError("the stored position belongs to a newer RAW stream than the one found")
+        reached = taken.position & ((1 << INCARNATION_SHIFT) - 1)
+        if taken.position >> INCARNATION_SHIFT == incarnation and extent.last_sequence < reached:
+            # Whatever is appended up to there would never be read: senders would be told it is safe, and it is not.
+            raise BrokenInvariantError(
+                f"RAW ends at {extent.last_sequence}, and {reached} was read already: an older copy was restored. "
+                "Restore the database of the same time, or the newer stream."
+            )
         return Normalizer(settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation)
     except BaseException:
         await connection.close()
@@ -68,6 +75,7 @@ async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> No
             "position": current.position,
             "messages": current.messages,
             "not_accepted": current.not_accepted,
+            "missing_packs": current.missing_packs,
             "log_time_us": current.log_time_us,
         }
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from stores.raw_archive import Pack, RawArchive
 from twin.bus import Bus
-from vocabulary.records import INCARNATION_SHIFT, RawPack
+from twin.outcomes import read_pack
+from vocabulary.records import INCARNATION_SHIFT
 
 STRETCH_BYTES = 32 * 1024 * 1024
 """How much of RAW goes into one file, before compression: what a reader of one message must unpack."""
 
-_PACK = msgspec.msgpack.Decoder(RawPack)
 _SEQUENCE_MASK = (1 << INCARNATION_SHIFT) - 1
 
 
@@ -55,7 +53,7 @@ async def seal(bus: Bus, archive: RawArchive, *, incarnation: int, up_to_positio
             messages = await reader.take(timeout_s=1.0)
             is_over = not messages
             for message in messages:
-                if message.sequence > last_sequence or _PACK.decode(message.data).at_us >= before_us:
+                if message.sequence > last_sequence or read_pack(message.data).at_us >= before_us:
                     is_over = True
                     break
                 gathered.append(Pack(incarnation << INCARNATION_SHIFT | message.sequence, message.data))

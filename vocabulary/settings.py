@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
 def default_data_dir() -> Path:
     """Return /var/lib/vigil for root, else a folder in the user's home."""
     return Path("/var/lib/vigil") if os.geteuid() == 0 else Path.home() / ".local/share/vigil"
+
+
+RESERVED_FEEDS: Final = frozenset({"tick", "control", "unreadable"})
+"""Packs of the log's own: its clock, operators' commands, what is no pack. A feed of that name would be lost."""
 
 
 class FeedSettings(BaseModel):
@@ -35,6 +41,22 @@ class FeedSettings(BaseModel):
     """A larger message is refused with AR; its size and first 4 KiB are kept."""
     accepts_training: bool = False
     """Whether MSH-11 = T or D reaches twins. Never on a production feed."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_the_logs_own(cls, name: str) -> str:
+        if name in RESERVED_FEEDS:
+            raise ValueError(f"a feed cannot be called {', '.join(sorted(RESERVED_FEEDS))}: the log uses these names")
+        return name
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("expected an IANA time zone such as Europe/Berlin") from None
+        return timezone
 
 
 class Settings(BaseSettings):

@@ -128,3 +128,16 @@ def test_a_start_can_be_interrupted(data_dir):
     with pytest.raises(UnavailableError, match="Stopped"):
         supervisor.start(30, stopping, lambda: None)
     assert not never.is_running
+
+
+def test_what_can_be_mended_is_mended_while_it_runs_and_not_while_it_stops(data_dir):
+    journal: list[str] = []
+    supervisor = Supervisor([Puppet("a", journal)], data_dir, "up", {}, mend=lambda: journal.append("mend"))
+    start(supervisor)
+    journal.clear()
+    supervisor.tend()
+    assert journal == ["mend"]
+    supervisor.stop()
+    journal.clear()
+    supervisor.tend()
+    assert journal == []

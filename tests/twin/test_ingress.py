@@ -330,7 +330,7 @@ async def test_a_full_blob_disk_keeps_the_ack_back_until_there_is_room(open_list
         def put(self, data):
             if self.failures:
                 self.failures -= 1
-                raise OSError(28, "No space left on device")
+                raise UnavailableError("The blob store cannot be written: No space left on device.")
             return super().put(data)
 
     blobs = FullDisk(tmp_path)
@@ -342,6 +342,15 @@ async def test_a_full_blob_disk_keeps_the_ack_back_until_there_is_room(open_list
     assert blobs.failures == 0
     assert not listener.is_raw_full
     assert len(raw.items) == 1
+
+
+async def test_an_answer_that_would_end_its_own_block_is_given_in_other_words(open_listener, dial):
+    listener = await open_listener()
+    peer = await dial(listener)
+    # In UTF-16 the last letter of the control id and the end of its segment are the bytes that end a block.
+    peer.put("\ufeffMSH|^~\\&|A|B|C|D|2026||ORU^R01|X\u1c41|P|2.6\rPID|1\r".encode("utf-16-le"))
+    assert b"MSA|AA|" in await peer.answer()
+    assert await peer.ask(message(2)) == "AA"
 
 
 @pytest.mark.parametrize(

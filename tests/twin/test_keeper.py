@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from stores import partition_log, positions, timeseries
 from stores.database import connect, consistent_read, transaction
+from stores.raw_archive import Pack, RawArchive
 from twin import forecast, keeper, replay
-from twin.bus import RawExtent
+from twin.bus import Bus, RawExtent
+from vocabulary.records import INCARNATION_SHIFT, RawItem, RawPack
 
 
 class EmptyBus:
@@ -63,4 +66,29 @@ async def test_a_compacted_house_says_the_same(seed, simulation, live_plane, new
             assert (await replay.replay(connection, forecaster, snapshot_id)).is_identical, snapshot_id
     finally:
         await run.close()
+        await connection.close()
+
+
+async def test_a_stream_made_anew_keeps_what_nobody_has_read(nats_server, new_database, live_plane, tmp_path):
+    """Sequences begin again at 1: what was sealed of the stream before must not be removed from this one."""
+    settings = live_plane.settings_for(tmp_path, "postgresql://unused", "nats://unused", raw_seal_after_s=1.0)
+    connection = await connect(new_database(), application_name="test")
+    bus = await Bus.connect(nats_server.url(), "test")
+    try:
+        old = 1 << INCARNATION_SHIFT
+        async with transaction(connection):
+            await positions.incarnation(connection, "RAW of last year")
+            taken = (await positions.take_over(connection, [positions.NORMALIZER], "test"))[positions.NORMALIZER]
+            move = positions.Move(positions.NORMALIZER, taken.epoch, 0, old | 1000, 2_000_000_000_000_000)
+            await positions.advance(connection, [move])
+        RawArchive(tmp_path / "sealed").write([Pack(old | 900, b"")])
+        await bus.ensure_streams(64 * 1024 * 1024)
+        for number in range(5):
+            pack = RawPack(f"p{number}", "lab", 1_000_000, [RawItem(1_000_000, 0, "", b"MSH")])
+            await bus.publish_raw("lab", pack.pack_id, msgspec.msgpack.encode(pack))
+        await keeper.keep_house(settings, connection, bus, asyncio.Event())
+        extent = await bus.raw_extent()
+        assert (extent.first_sequence, extent.last_sequence) == (1, 5)
+    finally:
+        await bus.close()
         await connection.close()
