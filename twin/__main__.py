@@ -92,7 +92,7 @@ def main() -> int:
     process.start_logging()
     log = logging.getLogger(f"vigil.{arguments.name}")
     try:
-        asyncio.run(_run(arguments.name, Settings(), getattr(arguments, "partitions", [])))
+        asyncio.run(_run(arguments.name, process.read_settings(), getattr(arguments, "partitions", [])))
     except ConfigurationError as error:
         log.error("configuration", extra={"reason": str(error)})
         return 2

@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
@@ -296,9 +296,13 @@ class Engine:
             if partition_of(patient_id) in self.positions:
                 current = self._log_times[partition_of(patient_id)] // MINUTE_US
                 rows.extend(await self._computed(connection, patient_id, current - rebuilding.WINDOW_MINUTES, current))
-        for patient_id, minute in sorted(unresolved.minutes):
-            computed = await self._computed(connection, patient_id, minute, minute + 1)
-            rows.extend(computed or [self._minute(patient_id, minute, {})])
+        for patient_id, first, last in _runs(unresolved.minutes):
+            computed = {
+                row.minute_us // MINUTE_US: row for row in await self._computed(connection, patient_id, first, last + 1)
+            }
+            rows.extend(
+                computed.get(minute) or self._minute(patient_id, minute, {}) for minute in range(first, last + 1)
+            )
         for patient_id, patient in self.patients.items():
             log_time_us = self._log_times[partition_of(patient_id)]
             # Nobody will be there when the last minute of one who leaves is over.
@@ -421,6 +425,20 @@ class Engine:
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
+
+
+def _runs(minutes_of_patients: Collection[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Yield (patient, first minute, last minute) for each stretch of adjacent minutes."""
+    stretch: tuple[int, int, int] | None = None
+    for patient_id, minute in sorted(minutes_of_patients):
+        if stretch is not None and stretch[0] == patient_id and minute == stretch[2] + 1:
+            stretch = (patient_id, stretch[1], minute)
+            continue
+        if stretch is not None:
+            yield stretch
+        stretch = (patient_id, minute, minute)
+    if stretch is not None:
+        yield stretch
 
 
 def _applied(

@@ -9,19 +9,17 @@ Not here: decoding (interop), who is who (twin.directory), SQL (stores), folding
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from interop import hl7v2
 from interop.terminology import Terminology
 from stores import clinical_write, feeds, partition_log, positions, quarantine, source_messages
-from stores.blobs import BlobDamagedError, BlobMissingError, BlobStore
 from stores.database import Connection, storable, transaction
 from stores.ledger import LedgerWriter
+from twin.arrivals import CUT_OFF, Arrivals, claim
 from twin.bus import RawMessage
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
 from twin.ingress import TICK_FEED
@@ -41,14 +39,12 @@ from vocabulary.records import (
     Tick,
     outcome_of,
 )
-from vocabulary.settings import FeedSettings, Settings
+from vocabulary.settings import Settings
 
 RELEASED_INDEX = 1_000_000
 """A released message is given the log place of what released it; its index starts here, above any pack's own."""
 
 _LONGEST_KEY = 600  # characters, so at most 2,400 bytes: an index entry of PostgreSQL holds 2,700
-_CUT_OFF = "MLLP"
-"""Where an item says it was cut: only its beginning is kept, and half a number reads as another number."""
 
 _COMMIT_BYTES = 16 * 1024 * 1024  # of packs in one transaction: decoded they take many times as much memory
 _BLOB_WEIGHT = 4 * 1024 * 1024  # what a body outside of RAW counts towards that
@@ -86,9 +82,7 @@ class Normalizer:
         self._last = last
         self._waiting_keys = waiting_keys
         self.incarnation = incarnation
-        self._blobs = BlobStore(settings.data_dir / "blobs")
-        self._feeds = {feed.name: feed for feed in settings.feeds}
-        self._zones = {feed.name: ZoneInfo(feed.timezone) for feed in settings.feeds}
+        self._arrivals = Arrivals(settings)
         is_same_stream = taken.position >> INCARNATION_SHIFT == incarnation
         self._read_up_to = taken.position & _SEQUENCE_MASK if is_same_stream else 0
         self.messages = 0
@@ -141,14 +135,18 @@ class Normalizer:
     async def _commit(self, packs: list[tuple[int, RawPack]], position: int, log_time_us: int) -> list[PartitionBatch]:
         work = Work(position, log_time_us)
         decoded = [
-            (pack_position, pack, [await self._decode(pack_position, index, pack) for index in range(len(pack.items))])
+            (
+                pack_position,
+                pack,
+                [await self._arrivals.arrival(pack_position, index, pack) for index in range(len(pack.items))],
+            )
             for pack_position, pack in packs
         ]
         move = positions.Move(positions.NORMALIZER, self._epoch, self.position, position, log_time_us)
         try:
             async with transaction(self._connection) as connection:
                 await positions.advance(connection, [move])
-                seen = await self._claim([arrival for _, _, arrivals in decoded for arrival in arrivals])
+                seen = await claim(connection, [arrival for _, _, arrivals in decoded for arrival in arrivals])
                 # One ledger row a feed for all its packs of this commit: a row a pack would outgrow the values.
                 by_feed: dict[str, Counts] = {}
                 for pack_position, pack, arrivals in decoded:
@@ -196,68 +194,6 @@ class Normalizer:
             for partition, events in sorted(work.events.items())
         ]
 
-    async def _decode(self, position: int, index: int, pack: RawPack) -> Arrival:
-        item = pack.items[index]
-        body = item.body
-        raw = RawId(position, index)
-        if pack.feed == CONTROL_FEED:
-            return Arrival(raw, pack.feed, item, body, Rejected(Reason.UNSUPPORTED_MESSAGE, "", "", ""))
-        message: hl7v2.Message | Rejected
-        if item.oversize_bytes:
-            limit = self._feed(pack.feed).max_message_bytes
-            message = Rejected(
-                Reason.TOO_LARGE,
-                _CUT_OFF,
-                f"at most {limit} bytes",
-                f"{item.oversize_bytes} bytes; the first 4 KiB are kept",
-            )
-        elif item.is_truncated:
-            message = Rejected(
-                Reason.MALFORMED, _CUT_OFF, "end of block (0x1C 0x0D)", f"connection closed after {len(body)} bytes"
-            )
-        else:
-            try:
-                if item.blob:
-                    body = await asyncio.to_thread(self._blobs.get, item.blob)
-            except (BlobMissingError, BlobDamagedError) as error:
-                # One lost body must not stop the hospital's log; it is itemised, and this line pages somebody.
-                _log.error("blob_unusable", extra={"position": position, "index": index, "kind": type(error).__name__})
-                message = Rejected(Reason.MALFORMED, "blob store", "the body that was stored", type(error).__name__)
-            else:
-                message = hl7v2.decode(body, self._zones.get(pack.feed, ZoneInfo("UTC")))
-        return Arrival(raw, pack.feed, item, body, message)
-
-    def _feed(self, name: str) -> FeedSettings:
-        return self._feeds.get(name) or FeedSettings.model_construct(name=name)
-
-    async def _claim(self, arrivals: list[Arrival]) -> dict[RawId, source_messages.Seen]:
-        sources: list[source_messages.Source] = []
-        for arrival in arrivals:
-            if isinstance(arrival.message, Rejected):
-                continue
-            header = arrival.message.header
-            digest = source_messages.body_digest(arrival.body)
-            # MSH-10 is unique only within its sender, so the sender is part of the identity. A message without one
-            # is known by its body alone.
-            key = source_messages.source_key(
-                arrival.feed, header.sending_application, header.sending_facility, header.control_id or digest.hex
-            )
-            sources.append(
-                source_messages.Source(
-                    key=key,
-                    body_digest=digest,
-                    position=arrival.raw.position,
-                    index=arrival.raw.index,
-                    received_at_us=arrival.item.received_at_us,
-                )
-            )
-        found = await source_messages.claim(self._connection, sources)
-        return {
-            RawId(source.position, source.index): seen
-            for source, seen in zip(sources, found, strict=True)
-            if seen is not None
-        }
-
     async def _decide(self, arrival: Arrival, seen: source_messages.Seen | None, counts: Counts, work: Work) -> None:
         """Give one message its outcome."""
         self.messages += 1
@@ -289,7 +225,7 @@ class Normalizer:
                 "one body for a control id",
                 "another body under a control id seen before",
             )
-        if header.processing_id in {"T", "D"} and not self._feed(arrival.feed).accepts_training:
+        if header.processing_id in {"T", "D"} and not self._arrivals.feed(arrival.feed).accepts_training:
             return Rejected(Reason.NOT_PRODUCTION, "MSH-11", "P (production)", header.processing_id)
         return None
 
@@ -447,7 +383,7 @@ class Normalizer:
                 last_received_at_us=arrival.item.received_at_us,
                 last_message_at_us=header.message_at_us,
                 clock_skew_s=skew_s,
-                expected_interval_s=self._feed(arrival.feed).expected_interval_s,
+                expected_interval_s=self._arrivals.feed(arrival.feed).expected_interval_s,
                 messages=1,
                 values=message.values,
                 not_accepted=not_accepted,
@@ -469,10 +405,10 @@ class Normalizer:
 
     async def _release(self, item: quarantine.Item, raw: RawId, at_us: int, work: Work) -> None:
         """Take one held message back into the flow, counting it out of quarantine and into what it becomes."""
-        if item.where == _CUT_OFF:
+        if item.where == CUT_OFF:
             return  # whatever it seems to say
         body = item.body or b""
-        message = hl7v2.decode(body, self._zones.get(item.feed, ZoneInfo("UTC")))
+        message = self._arrivals.decode(body, item.feed)
         if isinstance(message, Rejected):
             return  # it was rejected then and is not understood now either: it stays
         count = work.released_by[raw] = work.released_by.get(raw, 0) + 1

@@ -7,6 +7,7 @@ Not here: which processes there are (twin.__main__), supervising them (orchestra
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import signal
@@ -15,11 +16,41 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from vocabulary.clock import Clock, ScaledClock, SystemClock
 from vocabulary.errors import ConfigurationError, UnavailableError
 from vocabulary.settings import Settings
 
 Server = TypeVar("Server")
+
+
+def read_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        ConfigurationError: a value cannot be used, or the host would open listeners beyond this machine. Names the
+            setting, never its value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        names = ", ".join("VIGIL_" + "__".join(map(str, fault["loc"])).upper() for fault in error.errors())
+        raise ConfigurationError(f"These settings cannot be used: {names}. See vocabulary/settings.py.") from None
+    except ValueError as error:
+        raise ConfigurationError(f"The settings cannot be read ({type(error).__name__}).") from None
+    is_loopback = settings.host == "localhost"
+    if not is_loopback:
+        try:
+            is_loopback = ipaddress.ip_address(settings.host).is_loopback
+        except ValueError:
+            is_loopback = False
+    if not is_loopback:
+        raise ConfigurationError(
+            "VIGIL_HOST must be a loopback address: listeners beyond this machine need TLS and identity, "
+            "which are not there yet."
+        )
+    return settings
 
 
 def clock_of(settings: Settings) -> Clock:

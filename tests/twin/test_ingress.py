@@ -481,10 +481,23 @@ async def test_stopping_answers_what_was_received(raw, open_listener, dial, live
 async def test_ticks_carry_the_clock_and_a_lost_one_is_replaced_by_the_next(raw, live_plane):
     clock = ManualClock(5_000_000)
     raw.refusals = [StreamFullError("full"), UnavailableError("away")]
-    task = asyncio.create_task(ingress.tick_forever(raw, clock, 0.01))
+    watch = ingress.RawWatch()
+    task = asyncio.create_task(ingress.tick_forever(raw, clock, 0.01, watch))
     await live_plane.until(lambda: len(raw.packs) == 3, "ticks")
     clock.advance(7)
     await live_plane.until(lambda: list(raw.packs.values())[-1].at_us == 12_000_000, "the clock's time")
     task.cancel()
     assert len(raw.attempts) >= 6
     assert all(pack.items == [] and pack.feed == "tick" for pack in raw.packs.values())
+
+
+def test_how_long_raw_has_refused_is_told_until_it_takes_again(caplog):
+    watch = ingress.RawWatch()
+    watch.tell(None, 1.0)
+    assert watch.refused_s(9.0) == 0.0
+    watch.tell(UnavailableError("RAW did not acknowledge (TimeoutError)"), 10.0)
+    watch.tell(StreamFullError("RAW is full"), 11.0)
+    assert (watch.refused_s(25.0), watch.is_full) == (15.0, True)
+    watch.tell(None, 30.0)
+    assert (watch.refused_s(31.0), watch.is_full) == (0.0, False)
+    assert [record.message for record in caplog.records] == ["raw_refuses", "raw_takes_again"]
