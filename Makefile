@@ -33,9 +33,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/uv.lock
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
 	@# Compiled at once: without, evidently alone takes 20 s to import, every time.
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock || { \
+	@# The system's certificates, as pip: a hospital's proxy has its own.
+	@echo "installing into $(VENV): about a minute the first time"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv pip install --quiet --system-certs --require-hashes --compile-bytecode -r requirements.lock || { \
 	    echo "uv could not install; going on with pip, which takes a few minutes" >&2; \
-	    $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	    $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock && \
 	    { $(PYTHON) -m compileall -q -j 0 $(VENV)/lib >/dev/null || true; }; \
 	}
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
