@@ -267,7 +267,7 @@ def quarantine_release(items: ItemsArgument, data_dir: DataDirOption = None, as_
 
 @quarantine_app.command("discard", epilog=EPILOG)
 def quarantine_discard(items: ItemsArgument, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
-    """Settle items without using them: they stay counted as they are, with who decided in the log."""
+    """Settle items without using them: they stay counted as they are; who decided stands in the ledger."""
     _settle("discard", items, data_dir, as_json)
 
 
@@ -279,7 +279,8 @@ def _settle(action: Literal["release", "discard"], items: list[int], data_dir: P
         typer.echo(json.dumps([work.as_record(item) for item in settled]))
     for item in settled:
         if not as_json:
-            typer.echo(f"{item.item_id}: {item.state}" + (f" ({item.reason.value})" if item.state == "open" else ""))
+            again = "held again" if item.item_id not in items else item.state
+            typer.echo(f"{item.item_id}: {again}" + (f" ({item.reason.value})" if item.state == "open" else ""))
     if any(item.state == "open" for item in settled):
         raise typer.Exit(PROBLEM)
 

@@ -7,9 +7,13 @@ Not here: running the demonstration (orchestration.demo).
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import sys
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -158,25 +162,34 @@ def show(results: Results, house: services.House, console: Console, is_left: boo
     for label, where in _where_to_look(results, here, house, is_left):
         console.print(f"[dim]{label:<14}[/] {where}", highlight=False, soft_wrap=True)
     if not is_left:
-        console.print("\nThe ward goes on. Stop: Ctrl-C or `vigil down`.", highlight=False)
+        console.print(f"\nThe ward goes on. Stop: Ctrl-C or `{_command()} down`.", highlight=False)
+
+
+def _command() -> str:
+    """Return how this command was called, so that what is printed can be typed: it may not be on the PATH."""
+    if shutil.which("vigil"):
+        return "vigil"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "vigil" else "vigil"
 
 
 def _where_to_look(
     results: Results, here: list[TwinSnapshot], house: services.House, is_left: bool
 ) -> list[tuple[str, str]]:
     folder = f" --data-dir {house.data_dir.root}"
+    vigil = _command()
     lines = []
     if not is_left:
         lines.append(("ward board", house.board_url))
         if here:
             lines.append(("a patient", f"{house.board_url}patients/{here[0].patient_id}"))
-        lines.append(("services", f"vigil status{folder}"))
-        lines.append(("feeds", f"vigil feeds{folder}"))
-        lines.append(("Dagster", f"vigil dagster{folder}"))
-    lines.append(("held back", f"vigil quarantine list{folder}"))
-    lines.append(("the books", f"vigil verify{folder}"))
+        lines.append(("services", f"{vigil} status{folder}"))
+        lines.append(("feeds", f"{vigil} feeds{folder}"))
+        lines.append(("Dagster", f"{vigil} dagster{folder}"))
+    lines.append(("held back", f"{vigil} quarantine list{folder}"))
+    lines.append(("the books", f"{vigil} verify{folder}"))
     if results.snapshot_ids:
-        lines.append(("replay", f"vigil replay {results.snapshot_ids[0]}{folder}"))
+        lines.append(("replay", f"{vigil} replay {results.snapshot_ids[0]}{folder}"))
     if is_left:
-        lines.append(("start again", f"vigil up{folder}"))
+        lines.append(("start again", f"{vigil} up{folder}"))
     return lines

@@ -8,6 +8,7 @@ Items quote messages: this command shows patient data to whoever may run it.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import time
 import uuid
 from collections.abc import Sequence
@@ -74,13 +75,14 @@ async def settle(
     """Ask the normalizer to release or discard items, and wait until it has read the request.
 
     Returns:
-        The items as they are afterwards; one still open could not be released (it waits for something, or is a value
-        of a message that was otherwise accepted).
+        The items as they are afterwards, and behind them those under which a released message is held again (its
+        patient is still unknown, say). One that is open could not be settled.
 
     Raises:
         UnavailableError: the services do not run, or the normalizer does not answer in time.
         ConfigurationError: an item does not exist.
     """
+    from twin.normalizer import RELEASED_INDEX
     from twin.outcomes import CONTROL_FEED, Command
 
     if DataDir(settings.data_dir).live_state() is None:
@@ -91,11 +93,13 @@ async def settle(
                 raise ConfigurationError(f"Item {item.item_id} is already {item.state}.")
         bus = await Bus.connect(secret(settings.nats_url), "vigil quarantine")
         try:
-            sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids)))
-            await _await_read(connected, sequence)
+            sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids), getpass.getuser()))
+            position = await _await_read(connected, sequence)
         finally:
             await bus.close()
-        return await _items(connected, item_ids)
+        settled = await _items(connected, item_ids)
+        async with database.consistent_read(connected):
+            return settled + await quarantine.held_at(connected, position, RELEASED_INDEX)
 
 
 async def _publish(bus: Bus, settings: Settings, feed: str, command: msgspec.Struct) -> int:
@@ -117,7 +121,8 @@ async def _items(connected: database.Connection, item_ids: Sequence[int]) -> lis
     return found
 
 
-async def _await_read(connected: database.Connection, sequence: int) -> None:
+async def _await_read(connected: database.Connection, sequence: int) -> int:
+    """Wait until the normalizer has read a message of RAW, and return that message's log position."""
     from stores import positions
     from vocabulary.records import INCARNATION_SHIFT
 
@@ -126,7 +131,7 @@ async def _await_read(connected: database.Connection, sequence: int) -> None:
         async with database.consistent_read(connected):
             place = (await positions.read(connected))[positions.NORMALIZER]
         if place.position & ((1 << INCARNATION_SHIFT) - 1) >= sequence:
-            return
+            return place.position >> INCARNATION_SHIFT << INCARNATION_SHIFT | sequence
         await asyncio.sleep(0.1)
     raise UnavailableError(
         f"The normalizer did not come to the request within {SETTLE_TIMEOUT_S:g} s; it is in the log and will be "

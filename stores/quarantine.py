@@ -178,6 +178,17 @@ async def waiting_count(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
+async def held_at(connection: Connection, position: int, least_index: int) -> list[Item]:
+    """Return the open whole messages held at a log position from an index on, in order, without their bodies."""
+    with translated():
+        cursor = await connection.execute(
+            f"select item_id, {_COLUMNS}, null::bytea from quarantine_item "  # noqa: S608
+            "where position = %s and raw_index >= %s and value_index = %s and state = 'open' order by raw_index",
+            (position, least_index, WHOLE_MESSAGE),
+        )
+        return [_item(row) for row in await cursor.fetchall()]
+
+
 async def resolve(connection: Connection, item_ids: Sequence[int], state: State, position: int) -> int:
     """Release or discard open items at a log position, and return how many were open.
 

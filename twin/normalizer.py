@@ -18,7 +18,7 @@ from interop import hl7v2
 from interop.terminology import Terminology
 from stores import clinical_write, feeds, partition_log, positions, quarantine, source_messages
 from stores.database import Connection, storable, transaction
-from stores.ledger import LedgerWriter
+from stores.ledger import Entry, LedgerWriter, detail_of
 from twin.arrivals import CUT_OFF, Arrivals, claim
 from twin.bus import RawMessage
 from twin.directory import AfterDischarge, BeforeAdmission, Directory, Resolved, Waiting
@@ -162,8 +162,8 @@ class Normalizer:
                 batches = self._batches(work)
                 await clinical_write.write(connection, self._directory.take_changes())
                 await quarantine.add(connection, work.items)
-                await quarantine.resolve(connection, work.released, "released", position)
-                await quarantine.resolve(connection, work.discarded, "discarded", position)
+                await quarantine.resolve(connection, sorted(work.released), "released", position)
+                await quarantine.resolve(connection, sorted(work.discarded), "discarded", position)
                 await partition_log.append(connection, batches)
                 await feeds.touch(connection, work.touches)
                 await self._ledger.append(connection, work.entries)
@@ -422,7 +422,7 @@ class Normalizer:
             # Its values were never counted, since nothing was understood: they are received only now.
             counts.values_received += message.values
             counts.without_value += message.without_value
-        work.released.append(item.item_id)
+        work.released.add(item.item_id)
         held = work.held
         await self._admit(arrival, message, counts, work)
         work.held = held  # counted when it was held; and not its releaser's doing
@@ -436,14 +436,18 @@ class Normalizer:
             except msgspec.DecodeError:
                 _log.error("command_not_understood", extra={"position": position, "index": index})
                 continue
+            said = detail_of(action=command.action, by=command.by, items=len(command.item_ids))
+            work.entries.append(
+                Entry(at_us=pack.at_us, kind="note", position_from=position, position_to=position, detail=said)
+            )
             for item_id in command.item_ids:
                 await self._flush_items(work)
                 item = await quarantine.get(self._connection, item_id)
-                if item is None or item.state != "open" or item_id in {*work.released, *work.discarded}:
+                if item is None or item.state != "open" or item_id in work.released or item_id in work.discarded:
                     continue
                 if command.action == "discard":
                     # Its outcome stands; only the question is settled.
-                    work.discarded.append(item_id)
+                    work.discarded.add(item_id)
                 elif item.value_index == -1 and item.body is not None:
                     await self._release(item, RawId(position, index), pack.at_us, work)
         _log.info("control_pack", extra={"commands": len(pack.items)})

@@ -38,6 +38,7 @@ class Command(msgspec.Struct, frozen=True):
 
     action: str  # "release" or "discard"
     item_ids: list[int]
+    by: str = ""  # who asks: the operating system's user, until people sign in
 
 
 class Arrival(NamedTuple):
@@ -91,8 +92,8 @@ class Work:
         self.entries: list[Entry] = []
         self.items: list[quarantine.Item] = []
         self.touches: list[feeds.FeedTouch] = []
-        self.released: list[int] = []
-        self.discarded: list[int] = []
+        self.released: set[int] = set()
+        self.discarded: set[int] = set()
         self.held = 0  # messages and values that were not accepted
         self.released_by: dict[RawId, int] = {}  # how many messages each message of the log released
 
