@@ -134,9 +134,13 @@ async def test_opening_is_no_resolution(connection):
 
 
 async def test_what_is_held_again_at_a_position_is_found_from_an_index_on(connection):
-    again = [replace(WAITING, position=50, raw_index=index) for index in (3, 1_000_000, 1_000_001)]
-    value = replace(WAITING, position=50, raw_index=1_000_002, value_index=0, values=1, waits_for="", body=None)
-    await quarantine.add(connection, [*again, value, replace(WAITING, position=51, raw_index=1_000_000)])
+    again = [msgspec.structs.replace(WAITING, position=50, raw_index=index) for index in (3, 1_000_000, 1_000_001)]
+    value = msgspec.structs.replace(
+        WAITING, position=50, raw_index=1_000_002, value_index=0, values=1, waits_for="", body=None
+    )
+    await quarantine.add(
+        connection, [*again, value, msgspec.structs.replace(WAITING, position=51, raw_index=1_000_000)]
+    )
     found = await quarantine.held_at(connection, 50, 1_000_000)
     assert [(item.raw_index, item.value_index) for item in found] == [(1_000_000, -1), (1_000_001, -1)]
     await quarantine.resolve(connection, [found[0].item_id], "released", 60)
