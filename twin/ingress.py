@@ -17,7 +17,7 @@ import msgspec
 
 from interop import hl7v2, mllp
 from stores.blobs import BlobStore
-from twin import health
+from twin import health, process
 from twin.bus import Bus
 from vocabulary.clock import Clock
 from vocabulary.errors import ConfigurationError, StreamFullError, UnavailableError
@@ -369,5 +369,4 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
         await asyncio.wait(committers, timeout=5)
         for listener in listeners:
             listener.close_connections()
-        for task in [*committers, *background]:
-            task.cancel()
+        await process.end([*committers, *background])
