@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vocabulary.errors import ConfigurationError
+from vocabulary.settings import is_loopback
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -35,13 +36,7 @@ def require_loopback(host: str) -> None:
     Raises:
         ConfigurationError: `host` reaches beyond this machine, where pages would be open to anybody.
     """
-    if host == "localhost":
-        return
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
+    if not is_loopback(host):
         raise ConfigurationError(
             f"VIGIL_HOST is {host!r}: pages show patients and nobody signs in yet, so only a loopback address is "
             "allowed. Use 127.0.0.1, and a proxy that signs people in for anything beyond."

@@ -7,7 +7,6 @@ Not here: one service's start and health (orchestration.service_kinds), restarti
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import shutil
@@ -34,7 +33,7 @@ from orchestration.service_kinds import (
 from orchestration.supervisor import Supervisor
 from twin import health
 from vocabulary.errors import ConfigurationError
-from vocabulary.settings import Settings
+from vocabulary.settings import Settings, is_loopback
 
 START_TIMEOUT_S = 90.0
 MEND_INTERVAL_S = 60.0
@@ -57,7 +56,7 @@ def resolve(settings: Settings, data_dir: DataDir) -> tuple[Settings, dict[str, 
     Raises:
         ConfigurationError: the listeners would be reachable from other machines.
     """
-    if settings.host != "localhost" and not _is_loopback(settings.host):
+    if not is_loopback(settings.host):
         raise ConfigurationError(
             f"VIGIL_HOST={settings.host} would open the listeners to other machines, which needs TLS and identity: "
             "not available yet. Use 127.0.0.1, and a reverse proxy or a tunnel of your own."
@@ -78,13 +77,6 @@ def resolve(settings: Settings, data_dir: DataDir) -> tuple[Settings, dict[str, 
     return settings.model_copy(
         update={"data_dir": data_dir.root, "feeds": feeds, "clinic_port": ports["clinic"]}
     ), ports
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

@@ -7,7 +7,6 @@ Not here: which processes there are (twin.__main__), supervising them (orchestra
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import signal
@@ -20,7 +19,7 @@ from pydantic import ValidationError
 
 from vocabulary.clock import Clock, ScaledClock, SystemClock
 from vocabulary.errors import ConfigurationError, UnavailableError
-from vocabulary.settings import Settings
+from vocabulary.settings import Settings, is_loopback
 
 Server = TypeVar("Server")
 
@@ -39,13 +38,7 @@ def read_settings() -> Settings:
         raise ConfigurationError(f"These settings cannot be used: {names}. See vocabulary/settings.py.") from None
     except ValueError as error:
         raise ConfigurationError(f"The settings cannot be read ({type(error).__name__}).") from None
-    is_loopback = settings.host == "localhost"
-    if not is_loopback:
-        try:
-            is_loopback = ipaddress.ip_address(settings.host).is_loopback
-        except ValueError:
-            is_loopback = False
-    if not is_loopback:
+    if not is_loopback(settings.host):
         raise ConfigurationError(
             "VIGIL_HOST must be a loopback address: listeners beyond this machine need TLS and identity, "
             "which are not there yet."

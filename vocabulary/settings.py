@@ -6,6 +6,7 @@ Not here: clinical thresholds (validation/protocols), secrets' values in logs (t
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 def default_data_dir() -> Path:
     """Return /var/lib/vigil for root, else a folder in the user's home."""
     return Path("/var/lib/vigil") if os.geteuid() == 0 else Path.home() / ".local/share/vigil"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 RESERVED_FEEDS: Final = frozenset({"tick", "control", "unreadable"})
