@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stores import timeseries
+from stores import minutes, timeseries
 from stores.database import connect, transaction
 from twin import forecast, replay
 from vocabulary.records import partition_of
@@ -148,6 +148,12 @@ async def test_minutes_of_both_records_of_a_merge_become_one(house):
         await settle(house)
     log.append("adt", [say.merge("1", "2", at_us=log.now_us)])
     await settle(house, ticks=6)
+    assert not from_bytes(house.last[2]).is_admitted
+    async with transaction(house.connection) as connection:
+        own = await minutes.minutes(connection, [1], log.now_us - HOUR, log.now_us + HOUR)
+    heart_rate = minutes.MINUTE_COLUMNS.index("heart_rate")
+    assert sum(row.n[heart_rate] for row in own) == 10, "five values of each record, all under the survivor"
+    # (that they are the right minutes, the fixture compares with the stored values at its end)
 
 
 async def test_a_minute_is_settled_although_its_patient_moves_or_leaves_before_its_end(house):
