@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -52,6 +53,10 @@ class FeedSettings(BaseModel):
     """A larger message is refused with AR; its size and first 4 KiB are kept."""
     accepts_training: bool = False
     """Whether MSH-11 = T or D reaches twins. Never on a production feed."""
+    requires_client_certificate: bool = True
+    """Where the listener speaks TLS: whether a sender must show a certificate of an authority we believe."""
+    client_names: tuple[str, ...] = ()
+    """Common names of the senders' certificates that may speak on this feed; empty allows any that is believed."""
 
     @field_validator("name")
     @classmethod
@@ -70,6 +75,21 @@ class FeedSettings(BaseModel):
         return timezone
 
 
+class Waiver(BaseModel):
+    """A person's permission for one listener to speak plain text beyond this machine. Status and board show it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listener: str = Field(pattern=r"^(clinic|mqtt|mllp\.[a-z][a-z0-9_]*)$")
+    """Which: `clinic`, `mqtt`, or `mllp.<feed>`."""
+    reason: str = Field(min_length=10)
+    """Why it cannot speak TLS, and what protects it instead."""
+    approved_by: str = Field(min_length=2)
+    """Who answers for it."""
+    until: date
+    """The last day it holds; afterwards the listener refuses to start."""
+
+
 class Settings(BaseSettings):
     """Everything an operator may choose. Environment variables VIGIL_<NAME> win over vigil.toml."""
 
@@ -81,8 +101,53 @@ class Settings(BaseSettings):
     """Where the embedded services keep everything. As root, PostgreSQL runs as `nobody`, who must reach it."""
     site: str = "demo"
     """This hospital's short name; part of Dagster's partitions and the lake's layout."""
+    mode: Literal["production", "demo"] = "production"
+    """`demo` permits the development issuer and its demonstration people; production refuses both."""
     host: str = "127.0.0.1"
-    """Address the listeners bind. Beyond loopback is refused until TLS and identity are configured."""
+    """Address the listeners bind. Beyond loopback they speak TLS."""
+    public_url: str | None = None
+    """The clinic's address as browsers write it, e.g. https://vigil.example.org; default: made of host and port."""
+    tls: Literal["beyond_loopback", "always"] = "beyond_loopback"
+    """When listeners for senders and people speak TLS. Links between our own processes and servers always do."""
+    server_identity: Path | None = None
+    """Folder with certificate.pem, key.pem and authority.pem that listeners show; default: from the development CA."""
+    identity_dir: Path | None = None
+    """This process's own identity folder (vocabulary.tls.Identity); `vigil up` sets it for each process it starts."""
+    plaintext_waivers: tuple[Waiver, ...] = ()
+    """Listeners that may speak plain text beyond loopback, each by name, with a reason, a person and a last day."""
+    oidc_issuer: str | None = None
+    """The OpenID provider people sign in at, e.g. https://login.example.org/realms/hospital."""
+    oidc_client_id: str = "vigil"
+    """Our client id at the provider."""
+    oidc_client_secret: SecretStr | None = None
+    """Our client secret there; None: a public client (PKCE alone), or a key (oidc_client_key)."""
+    oidc_client_key: Path | None = None
+    """PEM private key for private_key_jwt at the provider, instead of a secret."""
+    oidc_audience: str = "urn:vigil:api"
+    """What an access token must name in `aud` to be accepted here."""
+    oidc_scope: str = "openid profile roles offline_access"
+    """Scopes asked for at sign-in."""
+    oidc_roles_claim: str = "roles"
+    """Claim with a person's roles."""
+    oidc_units_claim: str = "units"
+    """Claim with the wards a person works on, as ADT names them in PV1-3.1."""
+    oidc_practitioner_claim: str = "practitioner"
+    """Claim with the identifier ADT gives this person in PV1-7, PV1-8, PV1-9 or PV1-17."""
+    oidc_role_map: dict[str, str] = Field(default_factory=dict)
+    """The provider's role names to ours (governance.access.Role), where they differ."""
+    session_idle_s: float = Field(default=15 * 60.0, gt=0)
+    """A signed-in person who does nothing for this long is signed out. A board on a wall counts as doing something."""
+    session_longest_s: float = Field(default=12 * 3600.0, gt=0)
+    """A session ends after this long, whatever happens."""
+    break_glass_s: float = Field(default=3600.0, gt=0)
+    """How long a broken glass stays broken."""
+    notify_url: str | None = None
+    """Where a POST goes when a glass is broken (no patient data in it); None: only the reviewers' page tells."""
+    master_key: str = "file"
+    """Where the key that wraps all others is: `file` (data_dir/keys/master.key), `file:<path>`, `env:<VARIABLE>`, or
+    `pkcs11:<module path>?token=<label>&key=<label>`."""
+    master_key_pin: SecretStr | None = None
+    """PIN of the PKCS#11 token."""
     database_url: SecretStr | None = None
     """postgresql://… of an external PostgreSQL (15 or newer); the embedded one is then not started."""
     nats_url: SecretStr | None = None
@@ -123,6 +188,31 @@ class Settings(BaseSettings):
     """Demonstrations only: real time at which the scaled clock was started."""
     clock_speed: float = Field(default=1.0, gt=0)
     """Demonstrations only: how much faster than real the log's clock runs."""
+
+    @property
+    def keys_dir(self) -> Path:
+        """Return where key material is kept: never below a folder that is backed up with the data."""
+        return self.data_dir / "keys"
+
+    @property
+    def anchors_dir(self) -> Path:
+        """Return where signed roots and chain heads are kept, outside the database."""
+        return self.data_dir / "anchors"
+
+    def speaks_tls(self, listener: str, today: date) -> bool:
+        """Return whether a listener (`clinic`, `mqtt`, `mllp.<feed>`) speaks TLS.
+
+        Args:
+            listener: its name, as in a waiver.
+            today: waivers hold until the end of their last day.
+        """
+        if self.tls == "always":
+            return True
+        return not is_loopback(self.host) and self.waiver(listener, today) is None
+
+    def waiver(self, listener: str, today: date) -> Waiver | None:
+        """Return the waiver that lets a listener speak plain text beyond loopback today, or None."""
+        return next((w for w in self.plaintext_waivers if w.listener == listener and today <= w.until), None)
 
     @classmethod
     def settings_customise_sources(
