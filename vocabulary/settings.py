@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     """How long a broken glass stays broken."""
     notify_url: str | None = None
     """Where a POST goes when a glass is broken (no patient data in it); None: only the reviewers' page tells."""
+    signer_root: str | None = None
+    """Public half of the offline root key, as `vigil keys root` prints it: only a roster signed by it is believed."""
+    roster: Path | None = None
+    """The signed roster of those whose signatures count; default: data_dir/roster.signed."""
     master_key: str = "file"
     """Where the key that wraps all others is: `file` (data_dir/keys/master.key), `file:<path>`, `env:<VARIABLE>`, or
     `pkcs11:<module path>?token=<label>&key=<label>`."""

@@ -118,9 +118,13 @@ class SigningKey:
         """
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
-            file.write(base64.b64encode(self._key.private_bytes_raw()) + b"\n")
+            file.write(base64.b64encode(self.seed()) + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def seed(self) -> bytes:
+        """Return the 32 secret bytes, for whoever seals them in another form."""
+        return self._key.private_bytes_raw()
 
     @property
     def key_id(self) -> str:
