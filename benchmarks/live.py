@@ -1,11 +1,13 @@
 """The live plane under a steady load: every bed one message a second of twelve values, socket to snapshot.
 
     python -m benchmarks.live [--beds 200] [--seconds 60] [--peer-seconds 15]
+    python -m benchmarks.live --secure [--beds 200] [--seconds 60]
 
 Ours: the whole house as `vigil up` starts it; each message is fsynced before its ACK, stored, scored and published.
 Peer: `hl7.mllp` (python-hl7's own asyncio server) that parses, inserts each value as a row of a narrow indexed
 PostgreSQL table and commits before its ACK: what a careful team writes in a week. It identifies nobody, finds no
 duplicate, converts no unit, scores nothing. Both get the same generator's load, in turn, on the same machine.
+With --secure: ours with TLS everywhere beside ours with none (benchmarks.live_secure), no peer.
 Prints a table and ends with one JSON line.
 """
 
@@ -20,38 +22,33 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 
-from hospital.load import METRICS, LoadReport, run_load
+from benchmarks import live_secure
+from benchmarks.measuring import Measured, cpu_s, loading, measured, percentile, show
+from governance.ledger_writers import ledger_writer
+from governance.privacy import open_ring
+from hospital.load import METRICS
 from orchestration import services
+from orchestration.addresses import connected, embedded_servers, secret
 from orchestration.demo_results import watching
 from orchestration.embedded import EmbeddedPostgres, free_port
 from stores import database, partition_log
+from stores.blobs import BlobStore
 from stores.raw_archive import RawArchive
+from stores.raw_subjects import SEALER
 from stores.timeseries import compact
 from twin import sealing
 from twin.accounts import Account
-from twin.bus import Bus
+from twin.bus import open_bus
 from vocabulary.clock import SystemClock
 from vocabulary.records import INCARNATION_SHIFT
 from vocabulary.settings import FeedSettings, Settings
 
 _DAY_S = 86_400
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Measured(NamedTuple):
-    """One side's figures."""
-
-    values_per_s: float
-    ack_p50_s: float
-    ack_p99_s: float
-    cpu_s_per_1000: float
 
 
 class Kept(NamedTuple):
@@ -62,58 +59,6 @@ class Kept(NamedTuple):
     database_before: int
     database: int
     database_compacted: int
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
-
-
-def _cpu_s(roots: list[int]) -> float:
-    """Return the CPU seconds of processes and all their descendants so far, ended children included."""
-    parents: dict[int, int] = {}
-    used: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(entry.name)] = int(fields[1])
-            used[int(entry.name)] = sum(int(field) for field in fields[11:15])
-    chosen = set(roots)
-    grown = True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in chosen} - chosen
-        chosen |= more
-        grown = bool(more)
-    return sum(used.get(pid, 0) for pid in chosen) / _TICKS
-
-
-def _measured(report: LoadReport, cpu_s: float, seconds: float) -> Measured:
-    latencies = sorted(
-        (delivery.acknowledged_ns - delivery.first_sent_ns) / 1e9
-        for delivery in report.transcript
-        if delivery.is_accepted and delivery.control_id in report.intended_ns
-    )
-    return Measured(
-        report.values / seconds,
-        _percentile(latencies, 0.5),
-        _percentile(latencies, 0.99),
-        cpu_s / report.values * 1000,
-    )
-
-
-@asynccontextmanager
-async def _loader(
-    adt: tuple[str, int], monitors: tuple[str, int], beds: int, seconds: float
-) -> AsyncIterator[asyncio.Task[LoadReport]]:
-    # A thread of its own event loop: the generator must not wait for the measuring, nor be waited for.
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(asyncio.to_thread(asyncio.run, run_load(adt, monitors, beds=beds, seconds=seconds)))
-    try:
-        yield task
-    finally:
-        await task
 
 
 async def _without_dead_rows(connection: database.Connection) -> int:
@@ -137,18 +82,20 @@ async def _ours(
     state = house.data_dir.read_state()
     assert state is not None
     pids = [running.identity.pid for running in state.services if running.identity is not None]
-    bus = await Bus.connect(settings.nats_url.get_secret_value() if settings.nats_url else "", "benchmark")
-    connection = await database.connect(
-        settings.database_url.get_secret_value() if settings.database_url else "", application_name="benchmark"
-    )
+    servers = embedded_servers(settings, house.data_dir, state.ports, is_running=True)
+    assert servers.postgres is not None
+    # Measuring rewrites tables and empties RAW: the first needs the database's owner, the second the keeper's identity.
+    keeper = connected(settings, house.data_dir, servers, "keeper")
+    bus = await open_bus(keeper, "keeper")
+    connection = await database.connect(servers.postgres.url(), application_name="benchmark")
     before = await _without_dead_rows(connection)
     async with watching(settings) as observer:
-        cpu_before = _cpu_s(pids)
+        cpu_before = cpu_s(pids)
         feeds = house.feed_addresses
-        async with _loader(feeds["adt"], feeds["monitors"], beds, seconds) as task:
+        async with loading(feeds["adt"], feeds["monitors"], beds, seconds) as task:
             report = await task
         results = await observer.results(SystemClock().now_us, seed=1, drain_s=30.0)
-        cpu = _cpu_s(pids) - cpu_before
+        cpu = cpu_s(pids) - cpu_before
     extent = await bus.raw_extent()
     after = await _database_bytes(connection)
     # What a day keeps: folded batches trimmed, hours compacted, tables without their dead rows, RAW sealed.
@@ -160,17 +107,19 @@ async def _ours(
     async with database.transaction(connection):
         row = await (await connection.execute("select position from position where reader = 'normalizer'")).fetchone()
     assert row is not None
-    await sealing.seal(
-        bus,
-        archive,
-        incarnation=row[0] >> INCARNATION_SHIFT,
-        up_to_position=row[0],
-        before_us=SystemClock().now_us(),
+    keys = await open_ring(keeper, secret(keeper.database_url))
+    sealer = sealing.Sealer(
+        bus, archive, connection, keys, ledger_writer(keeper, SEALER), BlobStore(settings.data_dir / "blobs")
     )
+    now_us = SystemClock().now_us()
+    await sealing.seal(
+        sealer, incarnation=row[0] >> INCARNATION_SHIFT, up_to_position=row[0], before_us=now_us, at_us=now_us
+    )
+    await keys.close()
     kept = Kept(extent.bytes, archive.size_bytes(), before, after, compacted)
     await connection.close()
     await bus.close()
-    return _measured(report, cpu, seconds), results.latencies_s, results.account, kept
+    return measured(report, cpu, seconds), results.latencies_s, results.account, kept
 
 
 async def _peer(url: str, postgres_pid: int, beds: int, seconds: float) -> Measured:
@@ -184,22 +133,16 @@ async def _peer(url: str, postgres_pid: int, beds: int, seconds: float) -> Measu
     try:
         await asyncio.sleep(1.5)
         pids = [server.pid, postgres_pid]
-        before = _cpu_s(pids)
+        before = cpu_s(pids)
         address = ("127.0.0.1", port)
         started = time.monotonic()
-        async with _loader(address, address, beds, seconds) as task:
+        async with loading(address, address, beds, seconds) as task:
             report = await task
         elapsed = time.monotonic() - started
-        return _measured(report, _cpu_s(pids) - before, max(seconds, elapsed))
+        return measured(report, cpu_s(pids) - before, max(seconds, elapsed))
     finally:
         server.terminate()
         await server.wait()
-
-
-def _table(rows: list[tuple[str, str, str, str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main() -> None:
@@ -208,9 +151,16 @@ def main() -> None:
     parser.add_argument("--beds", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--peer-seconds", type=float, default=15)
+    parser.add_argument("--secure", action="store_true", help="TLS everywhere, beside none at all; without the peer")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="vigil-bench-"))
     folder.chmod(0o755)
+    if arguments.secure:
+        try:
+            live_secure.compare(folder, arguments.beds, arguments.seconds, len(METRICS))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     try:
         settings = Settings(
             data_dir=folder / "house",
@@ -231,11 +181,11 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     bed_days = arguments.beds * arguments.seconds / _DAY_S
-    p50, p99 = _percentile(latencies, 0.5), _percentile(latencies, 0.99)
+    p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
     kept_bytes = kept.sealed + max(0, kept.database_compacted - kept.database_before)
     raw_gb = kept.raw / bed_days / 1e9
     offered = arguments.beds * len(METRICS)
-    _table(
+    show(
         [
             (f"{arguments.beds} beds, {offered} values/s offered", "peer (hl7.mllp + narrow rows)", "ours", "ratio"),
             (

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 
@@ -18,11 +19,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from clinic.app import build_app
+from clinic.assembly import open_access, public_url_of
 from clinic.readers import StoreReaders
-from clinic.security import require_loopback
-from twin import health
-from twin.bus import Bus
-from twin.process import clock_of, database_url, nats_url, start_logging, stop_on_signals, until_available
+from governance.privacy import open_ring
+from twin import health, listeners
+from twin.bus import open_bus
+from twin.process import clock_of, database_url, read_settings, start_logging, stop_on_signals, until_available
+from vocabulary.clock import SystemClock
 from vocabulary.errors import ConfigurationError
 from vocabulary.settings import Settings
 
@@ -31,7 +34,9 @@ _LOG = logging.getLogger("clinic")
 _HELP = """Serve the ward board, patients' pages, JSON and FHIR R4, live from the bus and the database.
 
 Everything is set by VIGIL_* variables or vigil.toml; `vigil up` does so:
-  VIGIL_HOST          address to listen on; loopback only, until people sign in (127.0.0.1)
+  VIGIL_HOST          address to listen on (127.0.0.1); beyond loopback it speaks TLS
+  VIGIL_PUBLIC_URL    our address as browsers write it, where it is another than the one listened on
+  VIGIL_OIDC_ISSUER   the OpenID provider people sign in at; without one nobody can
   VIGIL_CLINIC_PORT   port; 0 takes a free one, which is logged and written to <data_dir>/run/clinic.json
   VIGIL_DATABASE_URL  postgresql://…
   VIGIL_NATS_URL      nats://…
@@ -50,7 +55,6 @@ class _Server(uvicorn.Server):
 
 
 def _listen(settings: Settings) -> socket.socket:
-    require_loopback(settings.host)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,10 +76,13 @@ async def serve(settings: Settings) -> int:
         ConfigurationError: a setting must be changed.
     """
     stop = stop_on_signals()
-    addresses = database_url(settings), nats_url(settings)
+    day = listeners.today(SystemClock())
+    listeners.require_safe(settings, day)
+    tls = listeners.context(settings, listeners.CLINIC, day)
+    url = database_url(settings)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/"
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -83,15 +90,21 @@ async def serve(settings: Settings) -> int:
         stop.set()
 
     with listener:
-        bus = await until_available(lambda: Bus.connect(addresses[1], "clinic"), stop, _LOG, "nats-server")
+        bus = await until_available(lambda: open_bus(settings, "clinic"), stop, _LOG, "nats-server")
         if bus is None:
             return 0
-        readers = StoreReaders(addresses[0])
-        app = build_app(settings, readers, bus, clock_of(settings), on_failure=failed)
+        keys = await until_available(lambda: open_ring(settings, url, purpose="clinic keys"), stop, _LOG, "postgres")
+        if keys is None:
+            await bus.close()
+            return 0
+        readers = StoreReaders(url, keys)
         try:
-            await _run(app, settings, listener, address, stop)
+            async with open_access(settings, url, public_url_of(settings, address), SystemClock()) as access:
+                app = build_app(settings, readers, bus, access, clock_of(settings), on_failure=failed)
+                await _run(app, settings, listener, address, stop, tls)
         finally:
             await readers.close()
+            await keys.close()
             await bus.close()
     if failures:
         _LOG.error("background_task_failed", exc_info=failures[0])
@@ -99,11 +112,20 @@ async def serve(settings: Settings) -> int:
     return 0
 
 
-async def _run(app: FastAPI, settings: Settings, listener: socket.socket, address: str, stop: asyncio.Event) -> None:
+async def _run(
+    app: FastAPI,
+    settings: Settings,
+    listener: socket.socket,
+    address: str,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None,
+) -> None:
     # No access log: it would hold addresses, and with them whose page was opened; that belongs in the audit.
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
-    )
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
+    config.load()
+    # Our own context, with the versions and ciphers every listener of ours speaks; uvicorn would make one from files.
+    config.ssl = tls
+    server = _Server(config)
     context = app.state.context
 
     def detail() -> health.Detail:
@@ -142,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     start_logging()
     try:
-        return asyncio.run(serve(Settings()))
+        return asyncio.run(serve(read_settings()))
     except ConfigurationError as error:
         print(f"Configuration: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,8 @@
 """The clinic's web application: its parts put together, its background tasks, its routes.
 
-Here: `build_app`, templates, what is answered when something fails.
-Not here: starting a process (clinic.__main__), answering questions from the stores (clinic.readers).
+Here: `build_app`, `Access` (what decides who is let in), templates.
+Not here: starting a process (clinic.__main__), answering questions from the stores (clinic.readers), what is answered
+when something fails (clinic.refusals).
 """
 
 from __future__ import annotations
@@ -9,28 +10,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from clinic import words
+from clinic.boards import board_router
+from clinic.break_glass import glass_router
 from clinic.broadcast import PULSE_S, Hub
 from clinic.context import Context, speed_of
+from clinic.descriptions import HEALTH, JSON, READY
 from clinic.feeds_painter import Feeds
-from clinic.fhir_api import fhir_failure, fhir_router
-from clinic.json_api import json_failure, json_router, problem, respond
-from clinic.pages import message_page, page_router
+from clinic.fhir_api import fhir_router
+from clinic.fhir_audit import fhir_audit_router
+from clinic.guarding import Doorkeeper, GuardedRoute, check_routes, open_to_all, signed_in
+from clinic.identity import Identity
+from clinic.json_api import json_router, respond
+from clinic.officers import officers_router
+from clinic.pages import page_router
 from clinic.painter import Board
 from clinic.patient_painter import PatientPages
 from clinic.questions import Live, Readers
-from clinic.security import Guard
+from clinic.refusals import add_refusals, refusal
+from clinic.security import Guard, allowed_hosts
+from clinic.sign_in import PendingCookie, entrance_router
 from clinic.streams import stream_router
 from clinic.ward_live import WardLive
+from clinic.watching import RECHECK_S
+from governance.gate import Gate
 from twin.process import clock_of
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
@@ -40,6 +53,22 @@ _FOLDER = Path(__file__).resolve().parent
 
 PAINT_INTERVAL_S = 0.25
 """A burst of snapshots becomes one event: faster than this nobody can read, and a ward of 60 costs four times less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What decides who is let in, and to what."""
+
+    identity: Identity
+    gate: Gate
+    pending: PendingCookie
+    wall_clock: Clock  # real time, whatever a demonstration's clock shows
+    public_url: str  # as browsers write our address, without a slash at its end
+
+    @property
+    def is_tls(self) -> bool:
+        """Return whether browsers reach us over TLS."""
+        return self.public_url.startswith("https://")
 
 
 def build_templates() -> Environment:
@@ -65,11 +94,13 @@ def build_app(
     settings: Settings,
     readers: Readers,
     live: Live,
+    access: Access,
     clock: Clock | None = None,
     *,
     templates: Environment | None = None,
     paint_interval_s: float = PAINT_INTERVAL_S,
     pulse_s: float = PULSE_S,
+    recheck_s: float = RECHECK_S,
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> FastAPI:
     """Return the application; it follows `live` from start-up to shutdown.
@@ -78,15 +109,18 @@ def build_app(
         settings: the site, and a demonstration's clock.
         readers: answers questions about the past.
         live: what is being published now.
+        access: who is let in.
         clock: tells the time ages are counted from; None takes the one the settings ask for.
         templates: as `build_templates` makes them, where several applications share them; None makes them.
         paint_interval_s: changes within this long are one event.
         pulse_s: how often pages hear that they are being heard.
+        recheck_s: how often an open stream's viewer is asked about again.
         on_failure: called when a background task ends with an error: the process should stop.
     """
     context = _build_context(
-        settings, readers, live, clock or clock_of(settings), templates or build_templates(), paint_interval_s
-    )
+        settings, readers, live, access, clock or clock_of(settings), templates or build_templates(),
+        paint_interval_s, recheck_s,
+    )  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -111,30 +145,42 @@ def build_app(
             await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(
-        title="Vigil", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan,
-        redirect_slashes=False,
-    )  # fmt: skip
+        title="Vigil", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False
+    )
     app.state.context = context
-    app.add_middleware(Guard)
-    app.include_router(page_router(context))
-    app.include_router(stream_router(context))
-    app.include_router(json_router(context))
-    app.include_router(fhir_router(context))
+
+    def unavailable(scope: Scope) -> Response:
+        return refusal(context, scope, 503, UnavailableError("the database does not answer"))
+
+    # The last one added is the first one asked: headers and Host, then who it is, then everything else.
+    app.add_middleware(Doorkeeper, identity=access.identity, unavailable=unavailable)
+    app.add_middleware(Guard, hosts=allowed_hosts(settings, access.public_url), is_tls=access.is_tls)
+    for router in (
+        board_router(context), page_router(context), glass_router(context), officers_router(context),
+        entrance_router(context, access.pending), stream_router(context), json_router(context),
+        fhir_audit_router(context), fhir_router(context), _house_router(app, context),
+    ):  # fmt: skip
+        app.router.routes.extend(router.routes)  # themselves, and no copies: `check_routes` looks at what answers
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"))
-    _add_health(app, context)
-    _add_failures(app, context)
+    add_refusals(app, context)
+    check_routes(app)
     return app
 
 
 def _build_context(
-    settings: Settings, readers: Readers, live: Live, clock: Clock, templates: Environment, paint_interval_s: float
-) -> Context:
+    settings: Settings, readers: Readers, live: Live, access: Access, clock: Clock, templates: Environment,
+    paint_interval_s: float, recheck_s: float,
+) -> Context:  # fmt: skip
     hub = Hub()
     ward = WardLive(live, clock)
     feeds = Feeds(ward, readers, hub, templates, clock, speed_of(settings))
     board = Board(ward, readers, hub, templates, clock, feeds, paint_interval_s)
     pages = PatientPages(ward, board, readers, hub, templates, paint_interval_s)
-    return Context(settings, clock, readers, ward, board, pages, feeds, hub, templates)
+    return Context(
+        settings=settings, clock=clock, wall_clock=access.wall_clock, public_url=access.public_url,
+        identity=access.identity, gate=access.gate, readers=readers, ward=ward, board=board, pages=pages, feeds=feeds,
+        hub=hub, templates=templates, recheck_s=recheck_s,
+    )  # fmt: skip
 
 
 def _watch(on_failure: Callable[[BaseException], None] | None) -> Callable[[asyncio.Task[None]], None]:
@@ -148,12 +194,17 @@ def _watch(on_failure: Callable[[BaseException], None] | None) -> Callable[[asyn
     return ended
 
 
-def _add_health(app: FastAPI, context: Context) -> None:
-    @app.get("/health")
+def _house_router(app: FastAPI, context: Context) -> APIRouter:
+    """Return the routes about the clinic itself."""
+    router = APIRouter(route_class=GuardedRoute)
+
+    @router.get("/health", responses=HEALTH)
+    @open_to_all
     async def health() -> Response:
         return respond({"status": "alive"})
 
-    @app.get("/ready")
+    @router.get("/ready", responses=READY)
+    @signed_in
     async def ready() -> Response:
         try:
             await context.readers.check()
@@ -164,29 +215,27 @@ def _add_health(app: FastAPI, context: Context) -> None:
         detail = {"database": has_database, "bus": context.ward.is_connected, "undecodable": context.ward.undecodable}
         return respond({"is_ready": is_ready, **detail}, 200 if is_ready else 503)
 
+    @router.get("/api/openapi.json", responses=JSON)
+    @signed_in
+    async def description(request: Request) -> Response:  # noqa: ARG001
+        return respond(describe(app))
 
-def _add_failures(app: FastAPI, context: Context) -> None:
-    """Answer failures in the words of whoever asked: FHIR, JSON, or a page."""
+    return router
 
-    async def answer(request: Request, error: Exception) -> Response:
-        status = 503 if isinstance(error, UnavailableError) else 404
-        if isinstance(error, HTTPException):
-            status = error.status_code
-        path = request.url.path
-        if path.startswith("/fhir"):
-            return fhir_failure(status, error)
-        if path.startswith("/api"):
-            return json_failure(status, error)
-        if path.startswith(("/streams", "/static", "/health", "/ready")):
-            return problem(status, "refused", "The request could not be answered.")
-        return _page(status)
 
-    def _page(status: int) -> HTMLResponse:
-        if status == 503:
-            return message_page(context, 503, "This page is not available", "The database does not answer. Try again.")
-        return message_page(context, status, "No such page", "The board is where everything starts.")
-
-    app.add_exception_handler(UnavailableError, answer)
-    app.add_exception_handler(HTTPException, answer)
-    # A path such as /patients/x: what it says stays out of the answer.
-    app.add_exception_handler(RequestValidationError, answer)
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description of every route: what it answers, and that nothing is answered to nobody."""
+    described = get_openapi(title=app.title, version="1", routes=app.routes)
+    components = described.setdefault("components", {})
+    components["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "session": {"type": "apiKey", "in": "cookie", "name": app.state.context.identity.cookie.name},
+    }
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            # Every route answers what the tables of clinic.descriptions say, and validates nothing by itself.
+            operation["responses"].pop("422", None)
+            is_open = path == "/health" or path.startswith("/auth/")
+            operation["security"] = [] if is_open else [{"token": []}, {"session": []}]
+    components.pop("schemas", None)
+    return described

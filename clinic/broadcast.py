@@ -1,14 +1,15 @@
 """One event to many viewers: encoded once, queued for each, and a viewer that cannot keep up is let go.
 
 Here: topics, viewers, the bytes of server-sent events.
-Not here: what an event says (clinic.painter, clinic.patient_painter), the HTTP response (clinic.streams).
+Not here: what an event says (clinic.painter, clinic.patient_painter), who may hear it (clinic.sight, clinic.watching),
+the HTTP response (clinic.streams).
 Source: HTML Living Standard, 9.2 Server-sent events.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import msgspec
 
@@ -20,20 +21,11 @@ PULSE_S = 1.0
 """How often every viewer hears that the stream is alive; the page warns after four seconds without."""
 
 
-ALL_WARDS = "wards"
-"""The topic of those who watch the board of every ward."""
+HOUSE = "house"
+"""The topic of those whose board carries the feeds' strip."""
 
-_WARD = "ward:"
-
-
-def ward_topic(ward: str) -> str:
-    """Return the topic of those who watch the board of one ward."""
-    return f"{_WARD}{ward}"
-
-
-def ward_of(topic: str) -> str | None:
-    """Return the ward whose board a topic is about; None for every other topic."""
-    return topic.removeprefix(_WARD) if topic.startswith(_WARD) else None
+RECHECK = b": recheck\n\n"
+"""Tells a stream, not its viewer, that what its viewer may see must be asked again before more is shown."""
 
 
 def encode(event: str, data: object) -> bytes:
@@ -44,7 +36,7 @@ def encode(event: str, data: object) -> bytes:
 class Viewer:
     """One open stream."""
 
-    def __init__(self, topics: frozenset[str]) -> None:
+    def __init__(self, topics: frozenset[Hashable]) -> None:
         """Wait for events of these topics."""
         self.topics = topics
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE + 1)
@@ -75,14 +67,13 @@ class Hub:
 
     def __init__(self) -> None:
         """Start without viewers."""
-        self._viewers: dict[str, set[Viewer]] = {}
+        self._viewers: dict[Hashable, set[Viewer]] = {}
         self.ended_for_lag = 0
 
-    def join(self, topics: Iterable[str]) -> Viewer:
+    def join(self, topics: Iterable[Hashable]) -> Viewer:
         """Return a new viewer of these topics."""
-        viewer = Viewer(frozenset(topics))
-        for topic in viewer.topics:
-            self._viewers.setdefault(topic, set()).add(viewer)
+        viewer = Viewer(frozenset())
+        self.move(viewer, topics)
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
@@ -93,23 +84,26 @@ class Hub:
             if not listeners:
                 self._viewers.pop(topic, None)
 
-    def has(self, topic: str) -> bool:
+    def move(self, viewer: Viewer, topics: Iterable[Hashable]) -> None:
+        """Let a viewer listen to other topics from now on."""
+        self.leave(viewer)
+        viewer.topics = frozenset(topics)
+        for topic in viewer.topics:
+            self._viewers.setdefault(topic, set()).add(viewer)
+
+    def has(self, topic: Hashable) -> bool:
         """Return whether anybody listens to a topic."""
         return topic in self._viewers
 
-    def topics(self) -> list[str]:
+    def topics(self) -> list[Hashable]:
         """Return the topics that have a listener."""
         return list(self._viewers)
-
-    def board_topics(self) -> list[str]:
-        """Return the boards, of all wards or of one, that have a listener."""
-        return [topic for topic in self._viewers if topic == ALL_WARDS or ward_of(topic) is not None]
 
     def count(self) -> int:
         """Return how many viewers there are."""
         return len({viewer for listeners in self._viewers.values() for viewer in listeners})
 
-    def send(self, topics: Iterable[str], event: bytes) -> None:
+    def send(self, topics: Iterable[Hashable], event: bytes) -> None:
         """Offer one event to every viewer of any of these topics, once each."""
         listeners: set[Viewer] = set()
         for topic in topics:

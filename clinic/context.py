@@ -1,6 +1,6 @@
 """What every route needs, made once per process and passed in.
 
-Here: the one frozen bundle of it, and finding the patient a request speaks of.
+Here: the one frozen bundle of it, finding the patient a request speaks of, what of a board somebody may see.
 Not here: making it (clinic.app), routes.
 """
 
@@ -12,10 +12,14 @@ from jinja2 import Environment
 
 from clinic.broadcast import Hub
 from clinic.feeds_painter import Feeds
+from clinic.identity import Identity
 from clinic.painter import Board
 from clinic.patient_painter import PatientPages
 from clinic.questions import Readers
+from clinic.sight import BoardTopic, look, purpose_of
 from clinic.ward_live import Twin, WardLive
+from governance.access import Ask, Principal, Surface, Verb
+from governance.gate import Gate
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 from vocabulary.settings import Settings
@@ -32,7 +36,11 @@ class Context:
     """The parts of a running clinic."""
 
     settings: Settings
-    clock: Clock
+    clock: Clock  # the log's: a demonstration's may be fast
+    wall_clock: Clock  # real time: sessions, glasses and waivers end by it
+    public_url: str  # as browsers write our address, without a slash at its end
+    identity: Identity
+    gate: Gate
     readers: Readers
     ward: WardLive
     board: Board
@@ -40,6 +48,7 @@ class Context:
     feeds: Feeds
     hub: Hub
     templates: Environment
+    recheck_s: float  # how often an open stream's viewer is asked about again
 
     @property
     def speed(self) -> float:
@@ -55,6 +64,22 @@ class Context:
     def snapshot_system(self) -> str:
         """Return the system snapshot ids are told under."""
         return f"urn:vigil:{self.settings.site}:snapshot"
+
+    def may(self, principal: Principal, surface: Surface, verb: Verb = Verb.READ) -> bool:
+        """Return whether somebody may come to a surface at all: for menus, which show and decide nothing."""
+        policy = self.gate.policy
+        purpose = purpose_of(policy, principal, surface, verb)
+        return policy.decide(principal, Ask(surface=surface, verb=verb, purpose=purpose), None).is_permitted
+
+    async def board_for(self, principal: Principal, ask: Ask, ward: str | None, view: str) -> BoardTopic | None:
+        """Return a board as somebody may see it now, None when it is not for them; one event.
+
+        Raises:
+            UnavailableError: facts cannot be read, or the event cannot be written.
+        """
+        beds = {bed.row.patient_id: bed.row.ward for bed in self.board.beds()}
+        sight = await look(self.gate, principal, ask, beds, view)
+        return None if sight is None else BoardTopic(ward, sight)
 
     async def survivor(self, patient_id: int) -> int | None:
         """Return the id a patient is kept under; None when nobody has that number.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
-from clinic.broadcast import Hub, encode
+from clinic.broadcast import HOUSE, Hub, encode
 from clinic.feeds_view import SKEW_TOLD_S, Reading, feed_lines, source_rows
 from clinic.questions import House, Readers
 from clinic.ward_live import WardLive
@@ -70,7 +70,7 @@ class Feeds:
         strip_html = self._strip.render(house=house, lines=feed_lines(feeds, reading))
         if strip_html != self.strip_html:
             self.strip_html = strip_html
-            self._hub.send(self._hub.board_topics(), encode("house", {"html": strip_html}))
+            self._hub.send([HOUSE], encode("house", {"html": strip_html}))
         self.table_html = self._table.render(house=house, rows=source_rows(feeds, reading), log_us=log_us)
         if self._hub.has(FEEDS):
             self._hub.send([FEEDS], self.table_event())

@@ -173,7 +173,7 @@ def parse_search(parameters: Sequence[tuple[str, str]], now_us: int) -> Search:
             from_us = max(from_us, low_us if low_us is not None else 0)
             to_us = min(to_us, high_us if high_us is not None else to_us)
         elif name == "_count":
-            if not value.isdigit():
+            if not _is_number(value):
                 raise SearchError("_count: expected a whole number")
             count = min(int(value), LARGEST_COUNT)
         elif name == "_cursor":
@@ -183,9 +183,14 @@ def parse_search(parameters: Sequence[tuple[str, str]], now_us: int) -> Search:
 
 def _cursor(text: str) -> Cursor:
     at_us, bar, resource_id = text.partition("_")
-    if not bar or not at_us.isdigit():
+    if not bar or not _is_number(at_us):
         raise SearchError("_cursor: expected what a next link carried")
     return Cursor(int(at_us), resource_id)
+
+
+def _is_number(text: str) -> bool:
+    # `isdigit` alone takes ², of which int() knows nothing, and numbers too long to read.
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def cursor_text(cursor: Cursor) -> str:

@@ -6,12 +6,20 @@ Not here: FHIR (clinic.fhir_api), what a snapshot holds (vocabulary.snapshot).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
 
 from clinic.bed_view import news2_of
+from clinic.boards import permitted_board
 from clinic.context import Context
+from clinic.descriptions import JSON, SNAPSHOT
+from clinic.guarding import NOBODY, GuardedRoute, asked, asks, path_number, searches
+from clinic.sight import BoardTopic
 from clinic.ward_live import Twin
+from governance.access import Surface, Verb
 from vocabulary.errors import UnavailableError
 from vocabulary.snapshot import digest, parse_snapshot_id
 
@@ -37,19 +45,26 @@ def snapshot_response(request: Request, body: bytes) -> Response:
     return Response(body, 200, {"ETag": tag}, MEDIA_TYPE)
 
 
+def _patient_of_snapshot(parameters: Mapping[str, str]) -> int:
+    try:
+        return parse_snapshot_id(parameters["snapshot_id"]).patient_id
+    except ValueError:
+        return NOBODY
+
+
 def json_router(context: Context) -> APIRouter:
     """Return the routes under /api."""
-    router = APIRouter(prefix="/api")
+    router = APIRouter(prefix="/api", route_class=GuardedRoute, responses=JSON)
 
     @router.get("/ward")
-    async def ward(ward: str | None = None) -> Response:
-        return respond(ward_summary(context, ward))
+    @searches(Surface.BOARD, Verb.READ)
+    async def ward(request: Request, ward: str | None = None) -> Response:
+        return respond(ward_summary(context, await permitted_board(context, request, ward)))
 
     @router.get("/patients/{patient_id}")
-    async def patient(patient_id: int) -> Response:
-        twin = await _twin(context, patient_id)
-        if twin is None:
-            return problem(404, "not_found", "There is no twin of such a patient.")
+    @asks(Surface.PATIENT, Verb.READ, patient=path_number("patient_id"))
+    async def patient(request: Request, patient_id: str) -> Response:  # noqa: ARG001
+        twin = await _twin(context, asked(request).patient_id)
         await context.shown(twin)
         person = await context.pages.person(twin.snapshot.patient_id)
         return respond(
@@ -61,26 +76,23 @@ def json_router(context: Context) -> APIRouter:
             }
         )
 
-    @router.get("/patients/{patient_id}/snapshot")
-    async def patient_snapshot(request: Request, patient_id: int) -> Response:
-        twin = await _twin(context, patient_id)
-        if twin is None:
-            return problem(404, "not_found", "There is no twin of such a patient.")
+    @router.get("/patients/{patient_id}/snapshot", responses=SNAPSHOT)
+    @asks(Surface.PATIENT, Verb.READ, patient=path_number("patient_id"))
+    async def patient_snapshot(request: Request, patient_id: str) -> Response:  # noqa: ARG001
+        twin = await _twin(context, asked(request).patient_id)
         await context.shown(twin)
         return snapshot_response(request, twin.body)
 
-    @router.get("/snapshots/{snapshot_id}")
+    @router.get("/snapshots/{snapshot_id}", responses=SNAPSHOT)
+    @asks(Surface.PATIENT, Verb.READ, patient=_patient_of_snapshot)
     async def snapshot(request: Request, snapshot_id: str) -> Response:
-        try:
-            key = parse_snapshot_id(snapshot_id)
-        except ValueError:
-            return problem(404, "not_found", "A snapshot id looks like 07-18233-412.")
+        key = parse_snapshot_id(snapshot_id)  # one that is none was denied
         body = await context.snapshot_body(key)
         if body is not None:
             return snapshot_response(request, body)
         kept = await context.readers.snapshot(key)
         if kept is None:
-            return problem(404, "not_found", "No such snapshot was published.")
+            raise HTTPException(404)
         return problem(
             404,
             "body_not_kept",
@@ -92,15 +104,23 @@ def json_router(context: Context) -> APIRouter:
     return router
 
 
-async def _twin(context: Context, patient_id: int) -> Twin | None:
-    survivor = await context.survivor(patient_id)
-    return None if survivor is None else await context.pages.twin(survivor)
+async def _twin(context: Context, patient_id: int) -> Twin:
+    twin = await context.pages.twin(patient_id)
+    if twin is None:
+        raise HTTPException(404)
+    return twin
 
 
-def ward_summary(context: Context, ward: str | None) -> dict[str, object]:
-    """Return every occupied bed with its score and signals, sickest first, and how fresh they are."""
-    beds = []
-    for bed in sorted(context.board.beds(ward), key=lambda bed: bed.row.sick_key):
+def ward_summary(context: Context, topic: BoardTopic) -> dict[str, object]:
+    """Return every occupied bed with its score and signals, sickest first, and how fresh they are.
+
+    Of a bed whose patient is not for the caller only the place is told.
+    """
+    beds: list[dict[str, object]] = []
+    for bed in sorted(context.board.beds_for(topic), key=lambda bed: bed.key_for(topic.sight, "sick")):
+        if not topic.sight.sees(bed.row.patient_id):
+            beds.append({"ward": bed.row.ward, "bed": bed.row.bed, "is_restricted": True})
+            continue
         twin = context.ward.twin(bed.row.patient_id)
         entry: dict[str, object] = {
             "patient_id": bed.row.patient_id,
@@ -132,4 +152,6 @@ def json_failure(status: int, error: Exception) -> Response:
     """Return what went wrong outside a route."""
     if isinstance(error, UnavailableError):
         return problem(503, "unavailable", "The database does not answer. Try again.")
-    return problem(status, "not_found" if status == 404 else "refused", "The request could not be answered.")
+    if status == 404:
+        return problem(404, "not_found", "It does not exist, or it is not for you to see.")
+    return problem(status, "refused", "The request could not be answered.")

@@ -1,14 +1,17 @@
-"""The ward board's painter: a bed is rendered once per change, and that one rendering goes to every viewer.
+"""The ward board's painter: a bed is rendered once per change, and that one rendering goes to all who may see it.
 
-Here: which beds changed, their HTML, the events that carry it, names of patients, when the stores are asked.
-Not here: what a row shows (clinic.bed_view), who listens (clinic.broadcast), one patient's page
-(clinic.patient_painter), the feeds' strip and page (clinic.feeds_painter).
+Here: which beds changed, their HTML (whole, and as a place whose patient is not for the viewer), the events that carry
+it, names of patients, when the stores are asked.
+Not here: what a row shows (clinic.bed_view), who may see which bed (clinic.sight), who listens (clinic.broadcast), one
+patient's page (clinic.patient_painter), the feeds' strip and page (clinic.feeds_painter).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
+import secrets
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +19,11 @@ from dataclasses import dataclass
 from jinja2 import Environment
 
 from clinic.bed_view import BedRow, bed_row, shared_notices, waiting_row
-from clinic.broadcast import ALL_WARDS, Hub, encode, ward_of, ward_topic
+from clinic.broadcast import RECHECK, Hub, encode
 from clinic.charts import HOUR_US, TREND_HOURS
 from clinic.feeds_painter import READ_EVERY_S, Feeds
 from clinic.questions import Person, Readers, Stay
+from clinic.sight import BoardTopic, Sight
 from clinic.ward_live import WardLive
 from clinic.words import natural_key
 from vocabulary.clock import Clock
@@ -31,11 +35,32 @@ _DATABASE_RETRY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PaintedBed:
-    """A row and its one rendering."""
+    """A row and its two renderings: whole, and as a place that says nothing of its patient."""
 
     row: BedRow
     html: str
     version: int  # of the board, when this bed last changed
+    place_id: str  # names the place without naming the patient, for as long as this process lives
+    place_html: str
+    placed: int  # version of the board when the place last changed
+
+    def id_for(self, sight: Sight) -> int | str:
+        """Return what a viewer knows this bed by."""
+        return self.row.patient_id if sight.sees(self.row.patient_id) else self.place_id
+
+    def html_for(self, sight: Sight) -> str:
+        """Return what a viewer is shown."""
+        return self.html if sight.sees(self.row.patient_id) else self.place_html
+
+    def version_for(self, sight: Sight) -> int:
+        """Return when what a viewer is shown last changed: a restricted bed tells not even that a value came."""
+        return self.version if sight.sees(self.row.patient_id) else self.placed
+
+    def key_for(self, sight: Sight, order: str) -> str:
+        """Return where it stands among a viewer's beds: by severity only if they may see it."""
+        if order == "bed":
+            return self.row.bed_key
+        return self.row.sick_key if sight.sees(self.row.patient_id) else f"999|{self.row.bed_key}"
 
 
 class Board:
@@ -56,6 +81,8 @@ class Board:
         self._readers = readers
         self._hub = hub
         self._template = templates.get_template("_bed.html")
+        self._place_template = templates.get_template("_bed_restricted.html")
+        self._place_key = secrets.token_bytes(32)
         self._clock = clock
         self._feeds = feeds
         self._interval_s = paint_interval_s
@@ -95,60 +122,74 @@ class Board:
                 self._people[patient_id] = person
                 self.touch(patient_id)
 
-    def beds(self, ward: str | None = None) -> list[PaintedBed]:
-        """Return the beds of one ward, or of all."""
-        return [bed for bed in self._beds.values() if ward is None or bed.row.ward == ward]
+    def beds(self) -> list[PaintedBed]:
+        """Return every bed of the house; who may see which is the viewer's sight."""
+        return list(self._beds.values())
 
-    def wards(self) -> list[tuple[str, int]]:
-        """Return (ward, number of beds), by name."""
+    def beds_for(self, topic: BoardTopic) -> list[PaintedBed]:
+        """Return the beds of a viewer's board."""
+        return [bed for bed in self._beds.values() if topic.has_bed(bed.row.ward, bed.row.patient_id)]
+
+    def wards(self, sight: Sight) -> list[tuple[str, int]]:
+        """Return (ward, number of beds) of the wards whose board a viewer may open, by name."""
         counts: dict[str, int] = {}
         for bed in self._beds.values():
-            counts[bed.row.ward] = counts.get(bed.row.ward, 0) + 1
+            if bed.row.ward in sight.wards:
+                counts[bed.row.ward] = counts.get(bed.row.ward, 0) + 1
         return sorted(counts.items(), key=lambda entry: natural_key(entry[0]))
 
-    @property
-    def state(self) -> str:
-        """Return what a page carries to say which board it was rendered from: this process's, at this version."""
-        return f"{self._process}.{self.version}"
+    def state(self, topic: BoardTopic) -> str:
+        """Return what a page carries to say which board it was rendered from: whose process, sight and version."""
+        return f"{self._process}.{self._mark(topic)}.{self.version}"
 
-    def repaint_event(self, ward: str | None, since: str) -> bytes:
+    def _mark(self, topic: BoardTopic) -> str:
+        seen = f"{topic.ward!r}{sorted(topic.sight.wards)}{sorted(topic.sight.shown)}"
+        return hmac.digest(self._place_key, seen.encode(), "sha256").hex()[:16]
+
+    def repaint_event(self, topic: BoardTopic, since: str) -> bytes:
         """Return what a viewer who saw the board in state `since` needs to see it as it is.
 
-        The versions of another process say nothing about this one's: then every bed is sent.
+        The versions of another process say nothing about this one's, and who may see more or less than before has
+        seen other renderings: then every bed is sent.
         """
-        process, _, version = since.rpartition(".")
-        seen = int(version) if process == self._process and version.isdigit() else -1
-        beds = self.beds(ward)
-        changed = [bed for bed in beds if bed.version > seen]
-        return self._event(changed, [], everyone=[bed.row.patient_id for bed in beds])
+        before, _, version = since.rpartition(".")
+        is_same = before == f"{self._process}.{self._mark(topic)}"
+        seen = int(version) if is_same and version.isdecimal() and len(version) < 19 else -1
+        beds = self.beds_for(topic)
+        changed = [bed for bed in beds if bed.version_for(topic.sight) > seen]
+        return self._event(topic, changed, [], everyone=[bed.id_for(topic.sight) for bed in beds])
 
     def paint(self) -> list[int]:
         """Render every touched bed whose row changed, send the changes, and return the patients repainted."""
         dirty, self._dirty = self._dirty, set()
         self._wake.clear()
-        left: dict[str, list[int]] = {}
-        gone: list[int] = []
+        before = dict(self._beds)
         fresh: dict[int, BedRow] = {}
         for patient_id in sorted(dirty):
             row = self._row(patient_id)
-            before = self._beds.get(patient_id)
-            if before is not None and (row is None or row.ward != before.row.ward):
-                left.setdefault(before.row.ward, []).append(patient_id)
+            held = self._beds.get(patient_id)
             if row is None:
-                if self._beds.pop(patient_id, None):
-                    gone.append(patient_id)
-            elif before is None or before.row != row:
+                self._beds.pop(patient_id, None)
+            elif held is None or held.row != row:
                 fresh[patient_id] = row
         is_retold = self._share(fresh)
-        changed: dict[str, list[PaintedBed]] = {}
         for patient_id, row in sorted(fresh.items()):
-            bed = PaintedBed(row, self._render(row), self.version + 1)
-            self._beds[patient_id] = bed
-            changed.setdefault(row.ward, []).append(bed)
-        if changed or left:
+            self._beds[patient_id] = self._painted(row, before.get(patient_id))
+        left = [bed for patient_id, bed in before.items() if _has_left(bed, self._beds.get(patient_id))]
+        if fresh or left:
             self.version += 1
-            self._send(changed, left, gone, is_retold=is_retold)
+            self._send(sorted(fresh), left, is_retold=is_retold)
         return sorted(fresh)
+
+    def _painted(self, row: BedRow, before: PaintedBed | None) -> PaintedBed:
+        version = self.version + 1
+        if before is not None and (before.row.ward, before.row.bed) == (row.ward, row.bed):
+            place_id, place_html, placed = before.place_id, before.place_html, before.placed
+        else:
+            named = f"{row.patient_id}|{row.ward}|{row.bed}"
+            place_id = "r" + hmac.digest(self._place_key, named.encode(), "sha256").hex()[:16]
+            place_html, placed = self._place_template.render(row=row, place_id=place_id), version
+        return PaintedBed(row, self._render(row), version, place_id, place_html, placed)
 
     def _share(self, fresh: dict[int, BedRow]) -> bool:
         """Settle which notices all twins have; rows that must now tell or omit one join `fresh`."""
@@ -173,10 +214,16 @@ class Board:
         self.renders += 1
         return self._template.render(row=row, shared=self.shared)
 
-    def _event(self, beds: Collection[PaintedBed], gone: list[int], everyone: list[int] | None = None) -> bytes:
+    def _event(
+        self,
+        topic: BoardTopic,
+        beds: Collection[PaintedBed],
+        gone: list[int | str],
+        everyone: list[int | str] | None = None,
+    ) -> bytes:
         data: dict[str, object] = {
             "version": self.version,
-            "beds": [{"id": bed.row.patient_id, "html": bed.html} for bed in beds],
+            "beds": [{"id": bed.id_for(topic.sight), "html": bed.html_for(topic.sight)} for bed in beds],
             "gone": gone,
             "shared": self.shared_text,
         }
@@ -189,19 +236,30 @@ class Board:
         """Return the notices told once for the whole board."""
         return " · ".join(self.shared)
 
-    def _send(
-        self, changed: dict[str, list[PaintedBed]], left: dict[str, list[int]], gone: list[int], *, is_retold: bool
-    ) -> None:
-        wards = changed.keys() | left.keys()
-        if is_retold:  # what stands above the beds is every ward's
-            wards |= {ward for topic in self._hub.board_topics() if (ward := ward_of(topic)) is not None}
-        for ward in sorted(wards):
-            # Those who watch all wards keep a bed that only moved.
-            if self._hub.has(ward_topic(ward)):
-                self._hub.send([ward_topic(ward)], self._event(changed.get(ward, []), left.get(ward, [])))
-        if self._hub.has(ALL_WARDS):
-            everywhere = [bed for beds in changed.values() for bed in beds]
-            self._hub.send([ALL_WARDS], self._event(everywhere, gone))
+    def _send(self, fresh: list[int], left: list[PaintedBed], *, is_retold: bool) -> None:
+        """Tell every board what changed on it: one event for all who may see the same."""
+        for topic in self._hub.topics():
+            if not isinstance(topic, BoardTopic):
+                continue
+            sight = topic.sight
+            # A newcomer waits until somebody was asked about them: a moment, in which nothing is hinted at.
+            here = [
+                self._beds[patient_id]
+                for patient_id in fresh
+                if patient_id in sight.decided and topic.has_bed(self._beds[patient_id].row.ward, patient_id)
+            ]
+            changed = [bed for bed in here if bed.version_for(sight) == self.version]
+            # Those who watch all wards keep a bed whose patient only moved: it is sent again under the same id.
+            now = {bed.id_for(sight) for bed in self.beds_for(topic)} if left else set()
+            gone = [
+                bed.id_for(sight)
+                for bed in left
+                if topic.has_bed(bed.row.ward, bed.row.patient_id) and bed.id_for(sight) not in now
+            ]
+            if changed or gone or is_retold:  # what stands above the beds is every board's
+                self._hub.send([topic], self._event(topic, changed, gone))
+            if any(patient_id not in sight.decided for patient_id in fresh):
+                self._hub.send([topic], RECHECK)
 
     async def keep_painted(self) -> None:
         """Paint until cancelled."""
@@ -266,7 +324,7 @@ class Board:
                 "log_us": self._ward.log_time_us(),
                 "quiet_s": round(self._ward.quiet_s(), 1),
                 "is_connected": self._ward.is_connected,
-                "beds": len(self._beds),
+                "has_beds": bool(self._beds),
             },
         )
 
@@ -275,3 +333,8 @@ class Board:
         while True:
             self._hub.send(self._hub.topics(), self.pulse())
             await asyncio.sleep(every_s)
+
+
+def _has_left(before: PaintedBed, now: PaintedBed | None) -> bool:
+    """Return whether a patient is not in the bed they were in."""
+    return now is None or (now.row.ward, now.row.bed) != (before.row.ward, before.row.bed)

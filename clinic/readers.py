@@ -28,6 +28,7 @@ from clinic.questions import (
 )
 from stores import clinical, feeds, quarantine, snapshot_history, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
+from stores.envelope import Keys
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
 from vocabulary.records import ObservationStatus, Place, partition_of
@@ -54,9 +55,15 @@ _SYNTHETIC = "SYNTHETIC"  # in an identifier's authority: the generator's own ma
 class StoreReaders:
     """Answers clinic.questions.Readers from PostgreSQL; connects when first asked, and again after a loss."""
 
-    def __init__(self, url: str) -> None:
-        """Ask the database at `url`; nothing is opened yet."""
+    def __init__(self, url: str, keys: Keys) -> None:
+        """Ask the database at `url`; nothing is opened yet.
+
+        Args:
+            url: postgresql://…
+            keys: unseal and seal snapshots' bodies (governance.privacy.open_ring); the caller's to close.
+        """
         self._url = url
+        self._keys = keys
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(_CONNECTIONS)
         self._shown: OrderedDict[SnapshotKey, None] = OrderedDict()
@@ -169,13 +176,13 @@ class StoreReaders:
     async def snapshot(self, key: SnapshotKey) -> KeptSnapshot | None:
         """Return a published snapshot; None when it was never published."""
         async with self._reading() as connection:
-            kept = await snapshots.find(connection, key)
+            kept = await snapshots.find(connection, key, self._keys)
         return None if kept is None else KeptSnapshot(kept.as_of_us, kept.digest, kept.body)
 
     async def latest_snapshot(self, patient_id: int) -> bytes | None:
         """Return the canonical bytes of the last snapshot whose body was kept."""
         async with self._reading() as connection:
-            kept = await snapshots.latest_body(connection, patient_id)
+            kept = await snapshots.latest_body(connection, patient_id, self._keys)
         return kept.body if kept else None
 
     async def score_history(
@@ -187,7 +194,9 @@ class StoreReaders:
         for patient_id in patient_ids:
             # One patient at a time: decoding a whole ward at once would hold up every stream.
             async with self._reading() as connection:
-                rows = await snapshot_history.scores_between(connection, [patient_id], from_us, to_us, step_us)
+                rows = await snapshot_history.scores_between(
+                    connection, [patient_id], from_us, to_us, step_us, self._keys
+                )
             found[patient_id] = [score_point_of(row.as_of_us, row.scores) for row in rows]
         return found
 
@@ -200,7 +209,7 @@ class StoreReaders:
             return
         row = snapshots.Body(key.partition, key.position, patient_id, snapshot.as_of_us, "shown", body)
         async with self._connection() as connection, transaction(connection):
-            await snapshots.put_bodies(connection, [row])
+            await snapshots.put_bodies(connection, [row], self._keys)
         self._shown[key] = None
         if len(self._shown) > _SHOWN_REMEMBERED:
             self._shown.popitem(last=False)

@@ -1,52 +1,52 @@
-"""What every answer carries, and who may ask until identity is configured: only this machine.
+"""What every answer carries, under which names we answer, and how large a request may be.
 
-Here: response headers, the check of the Host header, the check of the address that is listened on.
-Not here: signing in (a later issue's clinic.smart and governance.access).
-Source: W3C Content Security Policy Level 3; OWASP, DNS rebinding.
+Here: response headers, the check of the Host header, the bound on bodies.
+Not here: who may ask (clinic.guarding), TLS (clinic.__main__).
+Source: W3C Content Security Policy Level 3; RFC 6797 (HSTS); OWASP, DNS rebinding.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
+from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vocabulary.errors import ConfigurationError
-from vocabulary.settings import is_loopback
+from vocabulary.settings import Settings
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not `no-referrer`: browsers would then send `Origin: null` with our own forms, as forged ones have it.
+    "referrer-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 
+HSTS = "max-age=31536000"
+
+LARGEST_BODY = 64 * 1024
+"""Forms and search parameters; nothing larger is ever sent here."""
+
 _LOCAL_NAMES = frozenset({"localhost", "testserver"})
 
 
-def require_loopback(host: str) -> None:
-    """Allow only addresses that other machines cannot reach.
-
-    Raises:
-        ConfigurationError: `host` reaches beyond this machine, where pages would be open to anybody.
-    """
-    if not is_loopback(host):
-        raise ConfigurationError(
-            f"VIGIL_HOST is {host!r}: pages show patients and nobody signs in yet, so only a loopback address is "
-            "allowed. Use 127.0.0.1, and a proxy that signs people in for anything beyond."
-        )
+def allowed_hosts(settings: Settings, public_url: str) -> frozenset[str]:
+    """Return the names we answer under beside this machine's own: the public address's, and the one listened on."""
+    public = urlsplit(public_url).hostname or ""
+    return frozenset({public.lower(), settings.host.lower()}) - {"", "0.0.0.0", "::"}  # noqa: S104 - names nobody
 
 
-def _is_local(host_header: str) -> bool:
+def _is_allowed(host_header: str, names: Collection[str]) -> bool:
     name = host_header.rsplit(":", 1)[0] if not host_header.endswith("]") else host_header
     name = name.strip("[]").lower()
-    if name in _LOCAL_NAMES:
+    if name in _LOCAL_NAMES or name in names:
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -57,9 +57,11 @@ def _is_local(host_header: str) -> bool:
 class Guard:
     """ASGI middleware that refuses a foreign Host: a web page elsewhere could else read us through its own name."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Guard `app`."""
+    def __init__(self, app: ASGIApp, hosts: Collection[str], *, is_tls: bool) -> None:
+        """Guard `app`, which is reached under these names."""
         self._app = app
+        self._hosts = hosts
+        self._is_tls = is_tls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, with our headers on whatever is answered."""
@@ -70,18 +72,39 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(message, may_be_stored=path.startswith("/static/"))
+                _add_headers(message, may_be_stored=path.startswith("/static/"), is_tls=self._is_tls)
             await send(message)
 
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        if not _is_local(host):
+        headers = Headers(scope=scope)
+        if not _is_allowed(headers.get("host", ""), self._hosts):
             await PlainTextResponse("Unknown host.", 421)(scope, receive, send_with_headers)
             return
-        await self._app(scope, receive, send_with_headers)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:12]) > LARGEST_BODY:
+            await PlainTextResponse("Too large.", 413)(scope, receive, send_with_headers)
+            return
+        await self._app(scope, _bounded(receive), send_with_headers)
 
 
-def _add_headers(message: MutableMapping[str, object], *, may_be_stored: bool) -> None:
+def _bounded(receive: Receive) -> Receive:
+    """Return a body's receiver that gives up on one that is larger than it may be, or never said how large it is."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY:
+            raise HTTPException(413)
+        return message
+
+    return bounded
+
+
+def _add_headers(message: MutableMapping[str, object], *, may_be_stored: bool, is_tls: bool) -> None:
     headers = MutableHeaders(raw=message["headers"])  # type: ignore[arg-type]
     for name, value in HEADERS.items():
         headers[name] = value
     headers["cache-control"] = "no-cache" if may_be_stored else "no-store"
+    if is_tls:
+        headers["strict-transport-security"] = HSTS

@@ -1,66 +1,73 @@
 """Server-sent events: the streams that keep the board, a patient's page and the feeds' page alive.
 
-Here: the response that yields a viewer's events, and its first ones.
+Here: the routes, and the response that yields a viewer's events.
 Not here: what events say (clinic.painter, clinic.patient_painter, clinic.feeds_painter), who gets them
-(clinic.broadcast).
+(clinic.broadcast), for how long (clinic.watching).
 Source: HTML Living Standard, 9.2 Server-sent events.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
-from clinic.broadcast import ALL_WARDS, Hub, Viewer, ward_topic
+from clinic.boards import ask_for_board, permitted_board
 from clinic.context import Context
-from clinic.feeds_painter import FEEDS
-from clinic.patient_painter import patient_topic
+from clinic.descriptions import STREAM
+from clinic.guarding import (
+    Asked,
+    GuardedRoute,
+    asked,
+    asks,
+    caller_of,
+    new_view,
+    path_number,
+    searches,
+    shown_view,
+)
 from clinic.patient_view import HOURS
+from clinic.watching import BoardSubject, FeedsSubject, PatientSubject, Subject, Watch
+from governance.access import Surface, Verb
 
-_RETRY = b"retry: 2000\n\n"
-
-
-async def _events(hub: Hub, viewer: Viewer, first: list[bytes]) -> AsyncIterator[bytes]:
-    try:
-        yield _RETRY + b"".join(first)
-        while (event := await viewer.take()) is not None:
-            yield event
-    finally:
-        hub.leave(viewer)
+View = Annotated[str, Query(description="The id a page of ours carries: its stream leaves no audit event of its own.")]
 
 
-def _stream(context: Context, viewer: Viewer, first: list[bytes]) -> StreamingResponse:
+def _stream(context: Context, said: Asked, subject: Subject) -> StreamingResponse:
+    # A stream that no page of ours opened is one event; asking again while it runs is none.
+    watch = Watch(context, said.caller, subject, said.view, context.recheck_s)
     headers = {"X-Accel-Buffering": "no"}  # a proxy that gathers events would freeze the page
-    return StreamingResponse(_events(context.hub, viewer, first), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(watch.events(), media_type="text/event-stream", headers=headers)
 
 
 def stream_router(context: Context) -> APIRouter:
     """Return the routes under /streams."""
-    router = APIRouter(prefix="/streams")
+    router = APIRouter(prefix="/streams", route_class=GuardedRoute, responses=STREAM)
+    options: dict[str, Any] = {"response_class": StreamingResponse}
 
-    @router.get("/board")
-    async def board(ward: str | None = None, since: str = "") -> StreamingResponse:
-        # Joined before the first event is made, so that no change falls between the two.
-        viewer = context.hub.join([ALL_WARDS if ward is None else ward_topic(ward)])
-        return _stream(context, viewer, [context.board.pulse(), context.board.repaint_event(ward, since)])
+    @router.get("/board", **options)
+    @searches(Surface.BOARD, Verb.READ)
+    async def board(request: Request, ward: str | None = None, since: str = "", view: View = "") -> Response:  # noqa: ARG001
+        ask = ask_for_board(context, request, ward)
+        caller = caller_of(request)
+        shown = shown_view(request, caller, ask) or new_view(caller, ask)
+        topic = await permitted_board(context, request, ward, view=shown)
+        return _stream(context, asked(request), BoardSubject(context, ask, topic, since))
 
-    @router.get("/patients/{patient_id}")
-    async def patient(patient_id: int, hours: int = HOURS[1]) -> Response:
+    @router.get("/patients/{patient_id}", **options)
+    @asks(Surface.PATIENT, Verb.READ, patient=path_number("patient_id"), continues_view=True)
+    async def patient(request: Request, patient_id: str, hours: int = HOURS[1], view: View = "") -> Response:  # noqa: ARG001
         if hours not in HOURS:
-            return Response("Unknown number of hours.", 404)
-        viewer = context.hub.join([patient_topic(patient_id, hours)])
-        try:
-            repaint = await context.pages.repaint_event(patient_id, hours)
-        except BaseException:
-            context.hub.leave(viewer)
-            raise
-        return _stream(context, viewer, [context.board.pulse(), *([repaint] if repaint else [])])
+            raise HTTPException(404)
+        said = asked(request)
+        return _stream(context, said, PatientSubject(context, said.ask, said.patient_id, hours))
 
-    @router.get("/feeds")
-    async def feeds() -> StreamingResponse:
-        viewer = context.hub.join([FEEDS])
-        return _stream(context, viewer, [context.board.pulse(), context.feeds.table_event()])
+    @router.get("/feeds", **options)
+    @asks(Surface.FEEDS, Verb.READ, continues_view=True)
+    async def feeds(request: Request, view: View = "") -> Response:  # noqa: ARG001
+        said = asked(request)
+        return _stream(context, said, FeedsSubject(context, said.ask))
 
     return router

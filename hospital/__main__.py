@@ -1,4 +1,6 @@
-"""`python -m hospital`: feed a Vigil (or any MLLP receiver) with a synthetic ward, recorded stays, or a steady load.
+"""`python -m hospital`: feed a Vigil with a synthetic ward, recorded stays or a load; or be its sign-in.
+
+Any MLLP receiver can be fed; `issuer` is for demonstrations only.
 
 Here: arguments, a line of progress, exit status.
 Not here: anything worth importing.
@@ -11,11 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from hospital.issuer import serve as issuer
 from hospital.load import run_load
 from hospital.outgoing import Timed
 from hospital.play import Progress, play
@@ -23,7 +27,8 @@ from hospital.sender import Transcript
 from hospital.stays import STAY_MINUTES, messages, read_stays
 from hospital.ward import Ward
 from vocabulary.clock import ScaledClock
-from vocabulary.errors import VigilError
+from vocabulary.errors import ConfigurationError, VigilError
+from vocabulary.tls import Identity, client_context
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -79,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--beds", type=int, default=200)
     load.add_argument("--seconds", type=float, default=60.0)
     load.add_argument("--connections", type=int, default=8)
+    for command in (ward, stays, load):
+        command.add_argument(
+            "--tls-identity",
+            type=Path,
+            metavar="FOLDER",
+            help="speak TLS: the folder holds certificate.pem and key.pem, which we show, and authority.pem, which the "
+            "receiver's certificate is checked against, and its name against the addresses above",
+        )
+    issuer.add_arguments(commands.add_parser("issuer", help="a sign-in for demonstrations, where anybody is anybody"))
     return parser
 
 
@@ -108,7 +122,7 @@ def _summary(transcript: Transcript, seconds: float) -> int:
     return 1 if transcript.unanswered() else 0
 
 
-async def _run(options: argparse.Namespace) -> Transcript:
+async def _run(options: argparse.Namespace, tls: ssl.SSLContext | None) -> Transcript:
     if options.command == "load":
         report = await run_load(
             options.adt,
@@ -116,6 +130,7 @@ async def _run(options: argparse.Namespace) -> Transcript:
             beds=options.beds,
             seconds=options.seconds,
             connections=options.connections,
+            tls=tls,
         )
         return report.transcript
     records = [] if options.command == "ward" else list(read_stays(options.source, options.limit))
@@ -144,15 +159,23 @@ async def _run(options: argparse.Namespace) -> Transcript:
         window=options.window,
         is_causal=options.causal,
         progress=_tell_json if options.json else _tell if sys.stderr.isatty() else None,
+        tls=tls,
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
+    if options.command == "issuer":
+        return issuer.run(options)
     started_s = time.monotonic()
     try:
-        transcript = asyncio.run(_run(options))
+        tls = client_context(Identity(options.tls_identity)) if options.tls_identity is not None else None
+    except ConfigurationError as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    try:
+        transcript = asyncio.run(_run(options, tls))
     except VigilError as error:
         print(f"{error}", file=sys.stderr)
         return 3

@@ -8,6 +8,7 @@ Not here: faults and plausible days (hospital.ward); measuring the receiver (ben
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -129,6 +130,7 @@ async def run_load(
     clock: Clock | None = None,
     patience: Patience | None = None,
     drain_timeout_s: float | None = 60.0,
+    tls: ssl.SSLContext | None = None,
 ) -> LoadReport:
     """Admit the beds, send the load, wait for the last ACK.
 
@@ -144,6 +146,7 @@ async def run_load(
         clock: whose time the messages carry.
         patience: the senders' timeouts.
         drain_timeout_s: how long to wait for the last ACKs.
+        tls: how to speak TLS to the listeners; None sends plain text.
 
     Raises:
         UnavailableError: a listener is not there.
@@ -153,7 +156,7 @@ async def run_load(
     admitted_at_us = clock.now_us()
     loads = [BedLoad(number, seed, admitted_at_us) for number in range(beds)]
     async with MllpSender(
-        *adt_address, feed="adt", transcript=report.transcript, window=window, patience=patience
+        *adt_address, feed="adt", transcript=report.transcript, window=window, patience=patience, tls=tls
     ) as registration:
         await registration.wait_connected(10.0)
         for load in loads:
@@ -163,7 +166,12 @@ async def run_load(
         senders = []
         for _ in range(min(connections, beds)):
             sender = MllpSender(
-                *monitor_address, feed="monitors", transcript=report.transcript, window=window, patience=patience
+                *monitor_address,
+                feed="monitors",
+                transcript=report.transcript,
+                window=window,
+                patience=patience,
+                tls=tls,
             )
             senders.append(await stack.enter_async_context(sender))
         for sender in senders:

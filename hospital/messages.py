@@ -73,6 +73,15 @@ class Bed(NamedTuple):
     facility: str = ""
 
 
+class Practitioner(NamedTuple):
+    """Somebody on the staff, as XCN names them."""
+
+    identifier: str
+    family_name: str = ""
+    given_name: str = ""
+    authority: str = ""
+
+
 class Visit(NamedTuple):
     """What PV1 says about a stay."""
 
@@ -82,6 +91,8 @@ class Visit(NamedTuple):
     patient_class: str = "I"
     admitted_at_us: int | None = None
     discharged_at_us: int | None = None
+    attending: Practitioner | None = None
+    vip: str = ""  # PV1-16, table 0099: the site's own codes
 
 
 class DeviceValue(NamedTuple):
@@ -193,12 +204,20 @@ def _location(bed: Bed) -> str:
     return "^".join(escape(part) for part in bed).rstrip("^")
 
 
+def _practitioner(who: Practitioner) -> str:
+    """Return an XCN: the identifier is the first component, who gave it the ninth."""
+    name = f"{escape(who.identifier)}^{escape(who.family_name)}^{escape(who.given_name)}"
+    return f"{name}^^^^^^{escape(who.authority)}".rstrip("^")
+
+
 def _visit(visit: Visit, zone: tzinfo | None) -> str:
     fields = {
         1: "1",
         2: visit.patient_class,
         3: _location(visit.bed),
         6: _location(visit.prior_bed) if visit.prior_bed else "",
+        7: _practitioner(visit.attending) if visit.attending else "",
+        16: escape(visit.vip),
         19: escape(visit.number) + "^^^" + escape(visit.bed.facility) + "^VN" if visit.number else "",
         44: "" if visit.admitted_at_us is None else timestamp(visit.admitted_at_us, zone),
         45: "" if visit.discharged_at_us is None else timestamp(visit.discharged_at_us, zone),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hospital.courses import Condition, Course, Wander
-from hospital.messages import Bed, Person, Visit
+from hospital.messages import Bed, Person, Practitioner, Visit
 from hospital.patients import Patient
 
 MINUTE_US = 60_000_000
@@ -34,6 +34,8 @@ class Occupancy:
     person: Person = field(default_factory=lambda: Person(identifiers=()))  # as registration knows the patient now
     away_until_us: int = 0
     is_gone: bool = False
+    attending: Practitioner | None = None
+    vip: str = ""
 
     def hours(self, at_us: int) -> float:
         """Return hours since admission."""
@@ -56,6 +58,8 @@ class Occupancy:
             prior_bed,
             admitted_at_us=self.admitted_at_us,
             discharged_at_us=discharged_at_us,
+            attending=self.attending,
+            vip=self.vip,
         )
 
     @property

@@ -8,6 +8,7 @@ Feeds are independent, as in a real hospital: without `is_causal` a value may ov
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -52,6 +53,7 @@ async def play(
     stop: asyncio.Event | None = None,
     connect_timeout_s: float = 10.0,
     drain_timeout_s: float | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Transcript:
     """Send messages in order of time, each to its feed's listener; return when all are answered.
 
@@ -67,6 +69,7 @@ async def play(
         stop: when set, nothing more is sent.
         connect_timeout_s: how long to wait for each listener at the start.
         drain_timeout_s: how long to wait for the last ACKs; None for ever.
+        tls: how to speak TLS to the listeners; None sends plain text.
 
     Raises:
         ConfigurationError: a message of a feed without an address.
@@ -77,7 +80,7 @@ async def play(
     async with AsyncExitStack() as stack:
         senders: dict[str, MllpSender] = {}
         for feed, (host, port) in addresses.items():
-            sender = MllpSender(host, port, feed=feed, transcript=transcript, window=window, patience=patience)
+            sender = MllpSender(host, port, feed=feed, transcript=transcript, window=window, patience=patience, tls=tls)
             senders[feed] = await stack.enter_async_context(sender)
         for sender in senders.values():
             await sender.wait_connected(connect_timeout_s)

@@ -1,4 +1,4 @@
-"""An interface engine's sending side: MLLP over TCP, with retransmission until every message is answered.
+"""An interface engine's sending side: MLLP over TCP or TLS, with retransmission until every message is answered.
 
 Here: framing, the window of messages in flight, ACK timeouts, reconnection with backoff, and the transcript of it all.
 Not here: what the messages say (hospital.messages), when they are due (hospital.play).
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -131,6 +132,7 @@ class MllpSender:
         transcript: Transcript,
         window: int = 1,
         patience: Patience | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare a sender; nothing is opened before `async with`.
 
@@ -141,12 +143,14 @@ class MllpSender:
             transcript: where each delivery is recorded.
             window: how many messages may be unanswered at once; 1 is what most engines do.
             patience: timeouts and backoff.
+            tls: shows our certificate and checks the receiver's, whose name must be `host`; None sends plain text.
         """
         if window < 1:
             raise ValueError(f"window must be at least 1, found {window}")
         self.host, self.port, self.feed = host, port, feed
         self.transcript = transcript
         self.patience = patience or Patience()
+        self._tls = tls
         self.is_connected = False
         self.last_error = ""
         self._room = asyncio.Semaphore(window)
@@ -222,7 +226,7 @@ class MllpSender:
         while True:
             try:
                 async with asyncio.timeout(self.patience.connect_s):
-                    reader, writer = await asyncio.open_connection(self.host, self.port)
+                    reader, writer = await asyncio.open_connection(self.host, self.port, ssl=self._tls)
             except (OSError, TimeoutError) as error:
                 await self._back_off(error)
                 continue
@@ -245,7 +249,9 @@ class MllpSender:
             writer.transport.abort()  # a stalled peer would never let a graceful close finish
 
     async def _back_off(self, error: Exception) -> None:
-        self.last_error = type(error).__name__
+        # What TLS could not agree on is worth a word; a certificate's own text is not repeated.
+        reason = error.reason if isinstance(error, ssl.SSLError) else None
+        self.last_error = reason or type(error).__name__
         log.info("mllp_send_retry", extra={"feed": self.feed, "error": self.last_error, "wait_s": self._backoff_s})
         await asyncio.sleep(self._backoff_s)
         self._backoff_s = min(self._backoff_s * 2, self.patience.backoff_most_s)

@@ -21,6 +21,7 @@ from hospital.monitors import BedMonitor, mount
 from hospital.occupancy import HOUR_US, MARGIN_US, MINUTE_US, Occupancy
 from hospital.outgoing import Timed, run_code
 from hospital.patients import AUTHORITY, Patient, invent
+from hospital.staff import VIP, VIP_BED, attending
 
 ADT, MONITORS, LAB = "adt", "monitors", "lab"
 REGISTRATION = "SYNTH_ADT"
@@ -118,6 +119,8 @@ class Timetable:
                 kind = list(KINDS)[(number + 1) % len(KINDS)]  # the first beds show one of each course
             earlier_us = round(rng.uniform(1.5, 5.0) * HOUR_US) if with_history else 0
             stay = self._admit(patient, kind, bed, at_us, at_us - earlier_us)
+            if number is not None:
+                stay.attending, stay.vip = attending(number), VIP if number == VIP_BED else ""
             late = self.plan.choose([Fault.LATE_ADMISSION], at_us) if with_history else None
             delay_us = round(rng.uniform(2, 5) * MINUTE_US) if late else 0
             if late:
@@ -147,6 +150,7 @@ class Timetable:
             bed=bed,
             monitor_from_us=at_us + MARGIN_US,
             person=patient.person(),
+            attending=attending(patient.number),
         )
         self.occupancies.append(stay)
         interval_us = self.sample_interval_us
@@ -249,6 +253,7 @@ class Timetable:
             bed,
             self.end_us,
             person=patient.person(),
+            attending=attending(patient.number),
         )
         yield self._adt("A01", stay, at_us, at_us)
         self._plan(at_us + 5 * MINUTE_US, lambda later_us: [self._adt("A11", stay, later_us, later_us)])

@@ -26,7 +26,7 @@ from interop.hl7v2_patients import (
     read_prior_identifiers,
     read_visit,
 )
-from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Reading, Visit
+from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Practitioner, Reading, Visit
 from interop.hl7v2_text import read_text, shorten, with_segment_ends
 from vocabulary.records import Movement, Reason, Rejected
 
@@ -35,6 +35,7 @@ __all__ = [
     "Identifier",
     "Message",
     "PatientIdentity",
+    "Practitioner",
     "Reading",
     "Visit",
     "acknowledge",

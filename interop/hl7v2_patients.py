@@ -1,8 +1,9 @@
-"""Who a message is about and where the patient lies: PID, PV1, MRG, EVN.
+"""Who a message is about, where the patient lies and who cares for them: PID, PV1, MRG, EVN.
 
 Here: those segments into records.
 Not here: who that is in our house (twin.directory), observations (interop.hl7v2_observations).
-Source: HL7 v2.6 chapter 3; v2.3 for PID-2 and PID-4, which later versions withdrew.
+Source: HL7 v2.6 chapter 3; v2.3 for PID-2 and PID-4, which later versions withdrew, and for CN, the form of PV1-7 to
+PV1-17 before XCN (its first component is the same).
 
 PID-2 and PID-4 are read only where PID-3 names nobody: newer senders repeat PID-3 there, without the authority.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from interop.hl7v2_dialect import BAD_TIME, NULL, Dialect
-from interop.hl7v2_records import Identifier, PatientIdentity, Visit
+from interop.hl7v2_records import Identifier, PatientIdentity, Practitioner, Visit
 from interop.hl7v2_text import shorten
 from interop.hl7v2_time import parse_date
 from vocabulary.records import Place, Reason, Rejected
@@ -24,6 +25,15 @@ LONGEST_IDENTIFIER: Final = 250
 LONGEST_PLACE: Final = 100
 """Characters of an identifier, its authority, and each part of a place: far beyond what the standard allows (HL7 v2.6:
 227 and 20), and short enough for every index that holds them. A longer one would stop the whole log."""
+
+MOST_PRACTITIONERS: Final = 64
+"""More people in one role of one stay than any hospital names: refused, for the same reason as identifiers."""
+
+_ROLES: Final = {7: "attending", 8: "referring", 9: "consulting", 17: "admitting"}
+
+_NOT_VIP: Final = frozenset({"N", "NO", "0", "F", "FALSE", "NONE", "NORMAL"})
+"""PV1-16 is of table 0099, which every site fills itself. Whatever is neither empty nor one of these protects: a code
+we do not know costs somebody a reason to give, the other mistake shows a patient who was to be hidden."""
 
 _SEXES: Final = {"M": "male", "F": "female", "O": "other", "A": "other", "X": "other"}
 
@@ -91,6 +101,17 @@ def read_visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | R
         longest = max(map(len, (place.ward, place.room, place.bed, place.facility)))
         if longest > LONGEST_PLACE:
             return _too_long(f"PV1-{number}", LONGEST_PLACE, longest)
+    practitioners: list[Practitioner] = []
+    told_roles: list[str] = []
+    if is_movement:
+        for number, role in _ROLES.items():
+            if not _says_something(fields[number], reader):
+                continue
+            found = _read_practitioners(fields[number], reader, f"PV1-{number}", role)
+            if isinstance(found, Rejected):
+                return found
+            practitioners += found
+            told_roles.append(role)
     return Visit(
         patient_class=reader.plain(fields[2]),
         place=places[3],
@@ -98,7 +119,42 @@ def read_visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | R
         visit_number=reader.plain(fields[19].partition(reader.component)[0]),
         admitted_at_us=times[0],
         discharged_at_us=times[1],
+        practitioners=tuple(practitioners),
+        told_roles=tuple(told_roles),
+        is_vip=_read_vip(fields[16], reader) if is_movement else None,
     )
+
+
+def _read_practitioners(field: str, reader: Dialect, where: str, role: str) -> list[Practitioner] | Rejected:
+    """Return the people of a repeating XCN field who have an identifier, each once; none for HL7's null."""
+    if field == NULL:
+        return []
+    if field.count(reader.repetition) >= MOST_PRACTITIONERS:
+        expected = f"at most {MOST_PRACTITIONERS} practitioners"
+        return Rejected(Reason.MALFORMED, where, expected, f"{field.count(reader.repetition) + 1}")
+    found: dict[Practitioner, None] = {}
+    for repetition in field.split(reader.repetition):
+        parts = (repetition + reader.component * 9).split(reader.component, 9)
+        identifier = reader.plain(parts[0])
+        if identifier:
+            found[Practitioner(identifier, _authority(parts[8], reader), role)] = None
+    longest = max((max(len(known.identifier), len(known.authority)) for known in found), default=0)
+    if longest > LONGEST_IDENTIFIER:
+        return _too_long(where, LONGEST_IDENTIFIER, longest)
+    return list(found)
+
+
+def _read_vip(field: str, reader: Dialect) -> bool | None:
+    """Return whether PV1-16 marks the patient; None when it says nothing, False for HL7's null."""
+    if not _says_something(field, reader):
+        return None
+    first = reader.plain(field.partition(reader.repetition)[0].partition(reader.component)[0])
+    return field != NULL and first.upper() not in _NOT_VIP
+
+
+def _says_something(field: str, reader: Dialect) -> bool:
+    """Return whether there is more in a field than blanks and delimiters."""
+    return bool(field.strip(" " + reader.component + reader.repetition + reader.subcomponent))
 
 
 def read_event_time(segment: str, reader: Dialect) -> int | Rejected | None:

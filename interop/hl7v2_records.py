@@ -54,8 +54,24 @@ class PatientIdentity(msgspec.Struct, frozen=True, gc=False):
     sex: str  # male, female, other, unknown
 
 
+class Practitioner(msgspec.Struct, frozen=True, gc=False):
+    """Somebody who cares for the patient in this stay: XCN.1, its authority XCN.9, and the field it came in.
+
+    Names are not read: whoever asks for a patient is known by an identifier, and a name is a person's own.
+    """
+
+    identifier: str
+    authority: str
+    role: str  # attending PV1-7, referring PV1-8, consulting PV1-9, admitting PV1-17
+
+
 class Visit(msgspec.Struct, frozen=True, gc=False):
-    """PV1."""
+    """PV1. Who cares, and whether the patient is a VIP, are read from movements only.
+
+    `told_roles` names the roles the message speaks of. A role in it without a practitioner is now nobody's: the sender
+    emptied the field (`""`), or named people without a number, whom nobody can be told to be. A role not in it is as
+    it was.
+    """
 
     patient_class: str  # I inpatient, E emergency, O outpatient … (HL7 table 0004)
     place: Place
@@ -63,6 +79,9 @@ class Visit(msgspec.Struct, frozen=True, gc=False):
     visit_number: str
     admitted_at_us: int | None
     discharged_at_us: int | None
+    practitioners: tuple[Practitioner, ...] = ()
+    told_roles: tuple[str, ...] = ()
+    is_vip: bool | None = None  # PV1-16; None: not said
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from orchestration.audit_commands import audit_app
+from orchestration.certificates_commands import certificates_app
 from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ app = typer.Typer(
 )
 quarantine_app = typer.Typer(help="What was not accepted, why, and settling it.", no_args_is_help=True, epilog=EPILOG)
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(audit_app, name="audit")
+app.add_typer(certificates_app, name="certificates")
 
 DataDirOption = Annotated[
     Path | None,
@@ -174,15 +178,33 @@ def replay(
 @app.command(epilog=EPILOG)
 def verify(
     data_dir: DataDirOption = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also count every message in RAW and its sealed files.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also count every message in RAW and its sealed files, and check every signature."),
+    ] = False,
+    exported: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", exists=True, file_okay=False, help="Check what `vigil audit export` wrote; needs no database."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the ledger: nothing vanished, no row was altered, every count has its items.
+    """Check the ledger and the audit: nothing vanished, no row was altered, every count has its items.
 
     received = accepted + duplicate + quarantined + rejected + shed + pending, per message and per value.
     """
     from orchestration import verify as work
 
+    if exported is not None:
+        finding = asyncio.run(work.verify_folder(exported))
+        if as_json:
+            typer.echo(json.dumps(work.finding_as_record(finding)))
+        else:
+            work.show_finding(finding, _console())
+        if not finding.is_whole:
+            raise typer.Exit(PROBLEM)
+        return
     verdict = _ask(data_dir, partial(work.verify, is_deep=deep))
     if as_json:
         typer.echo(json.dumps(work.as_record(verdict)))

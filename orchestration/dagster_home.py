@@ -12,14 +12,17 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from orchestration.addresses import embedded_servers
+from orchestration.credentials import PROCESSES, Identities, environment_of
+from orchestration.data_dir import DataDir
 from orchestration.embedded import LOOPBACK, require_free
-from orchestration.services import environment_of
+from orchestration.postgres_configuration import DAGSTER_DATABASE
 from orchestration.storage import locate, of_running, secret
-from stores import database
+from stores import database, roles
 from vocabulary.errors import ConfigurationError, UnavailableError
 from vocabulary.settings import Settings
 
-DATABASE = "dagster"
+PROCESS = "dagster"
 DATABASE_VARIABLE = "VIGIL_DAGSTER_DATABASE_URL"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +38,8 @@ async def prepare(settings: Settings) -> tuple[list[str], dict[str, str]]:
     state = data_dir.live_state()
     if state is None:
         raise UnavailableError(f"Nothing runs in {data_dir.root}. Start it with `vigil up`, then `vigil dagster`.")
-    complete = of_running(settings, data_dir, state)
+    mine = settings.model_copy(update={"identity_dir": Identities(data_dir, settings).of(PROCESS).folder})
+    complete = of_running(mine, data_dir, state)
     home = data_dir.root / "dagster"
     home.mkdir(mode=0o700, exist_ok=True)
     for name in ("dagster.yaml", "workspace.yaml"):
@@ -46,11 +50,27 @@ async def prepare(settings: Settings) -> tuple[list[str], dict[str, str]]:
     require_free(port, "Dagster", "DAGSTER_WEBSERVER_PORT")
     url = os.environ.get(DATABASE_VARIABLE)
     if url is None:
-        own = secret(complete.database_url)
-        await database.create_database(own, DATABASE)
-        url = urlunsplit(urlsplit(own)._replace(path=f"/{DATABASE}"))
+        await _make_database(settings, data_dir, state.ports)
+        url = urlunsplit(urlsplit(secret(complete.database_url))._replace(path=f"/{DAGSTER_DATABASE}"))
     where = ["-w", str(home / "workspace.yaml"), "-h", LOOPBACK, "-p", str(port)]
     command = [sys.executable, "-P", "-m", "dagster", "dev", *where]
     # What it loads finds the running house by its folder, not by an address that may change.
-    found = complete.model_copy(update={"database_url": settings.database_url, "nats_url": settings.nats_url})
-    return command, environment_of(found) | {"DAGSTER_HOME": str(home), DATABASE_VARIABLE: url}
+    own = None if settings.database_url is None else complete.database_url
+    found = complete.model_copy(update={"database_url": own, "nats_url": None})
+    environment = environment_of(found, PROCESS) | {"DAGSTER_HOME": str(home), DATABASE_VARIABLE: url}
+    return command, environment
+
+
+async def _make_database(settings: Settings, data_dir: DataDir, ports: dict[str, int]) -> None:
+    """Make Dagster's database, owned by its own role; one from before there were roles is handed over."""
+    postgres, _ = embedded_servers(settings, data_dir, ports, is_running=True)
+    owner = postgres.url() if postgres is not None else secret(settings.database_url)
+    await database.create_database(owner, DAGSTER_DATABASE)
+    role = PROCESSES[PROCESS].role
+    assert role is not None
+    url = urlunsplit(urlsplit(owner)._replace(path=f"/{DAGSTER_DATABASE}"))
+    connection = await database.connect(url, application_name="vigil setup")
+    try:
+        await roles.hand_over(connection, role)
+    finally:
+        await connection.close()

@@ -42,6 +42,15 @@ class Running(msgspec.Struct, frozen=True):
     is_external: bool = False
 
 
+class Listener(msgspec.Struct, frozen=True):
+    """One door as it was opened: who may listen in, and who must show who they are."""
+
+    name: str  # clinic, mqtt, mllp.<feed>, or the server's name
+    address: str
+    transport: str
+    is_waived: bool = False  # plain text beyond this machine, by somebody's permission
+
+
 class ScaledTime(msgspec.Struct, frozen=True):
     """The clock of a demonstration, so that commands beside it tell the same time."""
 
@@ -59,6 +68,8 @@ class RunState(msgspec.Struct, frozen=True):
     services: list[Running]  # in the order they were started
     command: str  # "up" or "demo"
     clock: ScaledTime | None = None  # None: the machine's own
+    listeners: list[Listener] = []
+    notes: list[str] = []  # what people should know, e.g. that nobody can sign in
 
 
 class InUseError(ConfigurationError):
@@ -75,6 +86,9 @@ class DataDir:
         self.logs = self.root / "logs"
         self.postgres = self.root / "postgres"
         self.nats = self.root / "nats"
+        self.authority = self.root / "authority"
+        self.identity = self.root / "identity"
+        self.credentials = self.root / "credentials"
 
     @property
     def has_data(self) -> bool:

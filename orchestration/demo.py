@@ -30,7 +30,7 @@ from orchestration.status import stop_signals
 from orchestration.storage import DEMO_FOLDER
 from vocabulary.clock import ScaledClock
 from vocabulary.errors import ConfigurationError, UnavailableError
-from vocabulary.settings import FeedSettings, Settings
+from vocabulary.settings import FeedSettings, Settings, is_loopback
 
 PLAY_S = 60.0
 """How long the playing lasts in real time, unless --speed says otherwise."""
@@ -66,11 +66,21 @@ class Plan(NamedTuple):
 
 
 def scaled(settings: Settings, plan: Plan, now_us: int) -> Settings:
-    """Return settings for a demonstration: its own folder and servers, and a clock that ends about now."""
+    """Return settings for a demonstration: its own folder and servers, and a clock that ends about now.
+
+    Raises:
+        ConfigurationError: other machines could reach it.
+    """
+    if not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"VIGIL_HOST={settings.host}: a demonstration listens on this machine only, because anybody may sign in to "
+            "it as anybody. Unset VIGIL_HOST."
+        )
     speed = plan.chosen_speed
     lead_us = round(plan.play_minutes * 60e6 * (1 - 1 / speed))
     return settings.model_copy(
         update={
+            "mode": "demo",
             "data_dir": settings.data_dir / DEMO_FOLDER,
             "database_url": None,  # never into a hospital's own database
             "nats_url": None,
@@ -92,8 +102,22 @@ def _charted(feeds: tuple[FeedSettings, ...]) -> tuple[FeedSettings, ...]:
 class Hospital:
     """The hospital's process: it knows only the addresses of the listeners."""
 
-    def __init__(self, plan: Plan, settings: Settings, addresses: dict[str, tuple[str, int]], log: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        addresses: dict[str, tuple[str, int]],
+        log: Path,
+        identity: Path | None = None,
+    ) -> None:
         """Start it.
+
+        Args:
+            plan: what to play.
+            settings: for the clock.
+            addresses: of the listeners, by feed.
+            log: where it writes.
+            identity: what it shows to listeners that speak TLS; None: they speak plain text.
 
         Raises:
             ConfigurationError: the demonstration needs feeds that are not configured.
@@ -111,6 +135,8 @@ class Hospital:
             what += [f"--{feed}", "{}:{}".format(*addresses[feed])]
         what += ["--speed", repr(plan.chosen_speed), "--json"]
         what += ["--clock", f"{settings.clock_origin_us}:{settings.clock_started_at_us}"]
+        if identity is not None:
+            what += ["--tls-identity", str(identity)]
         self._log = log
         self.summary: dict[str, Any] = {}
         self.at_us = 0  # due time of the last message sent
@@ -208,7 +234,8 @@ def demo(settings: Settings, plan: Plan, console: Console, errors: Console) -> b
     with stop_signals() as stopping, _progress(errors, not plan.as_json) as progress:
         task = progress.add_task("starting PostgreSQL, nats-server and the twin's processes", total=None)
         with services.running(settings, "demo", stopping, is_fresh=True) as house, _supervised(house):
-            hospital = Hospital(plan, house.settings, house.feed_addresses, house.data_dir.logs / "hospital.log")
+            log = house.data_dir.logs / "hospital.log"
+            hospital = Hospital(plan, house.settings, house.feed_addresses, log, house.sender_identity())
             try:
                 progress.update(task, description=_playing(plan), total=plan.play_minutes, completed=0)
                 watch = _Watch(plan, house.settings, hospital, stopping, progress, task)

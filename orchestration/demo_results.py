@@ -20,12 +20,12 @@ import msgspec
 from rich.console import Console
 
 from orchestration import services
-from orchestration.storage import connection, secret
+from orchestration.storage import connection
 from orchestration.ward_table import ward_table
 from stores import clinical, quarantine, snapshot_census
 from stores.database import Connection, consistent_read
 from twin import accounts
-from twin.bus import Bus
+from twin.bus import Bus, open_bus
 from vocabulary.clock import Clock, SystemClock
 from vocabulary.records import Place
 from vocabulary.settings import Settings
@@ -105,7 +105,7 @@ class Observer:
 @asynccontextmanager
 async def watching(settings: Settings) -> AsyncIterator[Observer]:
     """Give an observer that notes latencies while the block runs."""
-    bus = await Bus.connect(secret(settings.nats_url), "vigil demo")
+    bus = await open_bus(settings, "operator")
     try:
         async with connection(settings, "demo") as connected:
             observer = Observer(bus, connected, SystemClock())
@@ -181,6 +181,8 @@ def _where_to_look(
     lines = []
     if not is_left:
         lines.append(("ward board", house.board_url))
+        if house.people:
+            lines.append(("sign in", f"there, as {house.people} (no password)"))
         if here:
             lines.append(("a patient", f"{house.board_url}patients/{here[0].patient_id}"))
         lines.append(("services", f"{vigil} status{folder}"))
@@ -191,5 +193,5 @@ def _where_to_look(
     if results.snapshot_ids:
         lines.append(("replay", f"{vigil} replay {results.snapshot_ids[0]}{folder}"))
     if is_left:
-        lines.append(("start again", f"{vigil} up{folder}"))
+        lines.append(("start again", f"VIGIL_MODE=demo {vigil} up{folder}"))
     return lines

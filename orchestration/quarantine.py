@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestration.data_dir import DataDir
-from orchestration.storage import connection, secret
+from orchestration.storage import connection
 from stores import database, quarantine
-from twin.bus import Bus
+from twin.bus import Bus, open_bus
 from twin.process import clock_of
 from vocabulary.errors import ConfigurationError, UnavailableError
 from vocabulary.records import RawItem, RawPack, Reason
@@ -91,7 +91,7 @@ async def settle(
         for item in await _items(connected, item_ids):
             if item.state != "open":
                 raise ConfigurationError(f"Item {item.item_id} is already {item.state}.")
-        bus = await Bus.connect(secret(settings.nats_url), "vigil quarantine")
+        bus = await open_bus(settings, "operator")
         try:
             sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids), getpass.getuser()))
             position = await _await_read(connected, sequence)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
+from orchestration.key_holding import keys_of
 from orchestration.storage import connection
 from stores import snapshot_census
 from stores.database import Connection, consistent_read
@@ -41,7 +42,7 @@ async def replay(
         UnavailableError: the database does not answer.
     """
     forecaster = open_forecaster(settings)
-    async with connection(settings, "replay") as connected:
+    async with connection(settings, "replay") as connected, keys_of(settings, "replay keys") as keys:
         chosen = [*snapshot_ids, *(await _sample(connected, sample, seed))]
         if not chosen:
             raise ConfigurationError("No snapshot was ever published here.")
@@ -49,7 +50,7 @@ async def replay(
         outcomes = []
         for snapshot_id in track(chosen, "replaying", console=console, transient=True, disable=is_quiet):
             try:
-                again = await twin_replay.replay(connected, forecaster, snapshot_id)
+                again = await twin_replay.replay(connected, forecaster, snapshot_id, keys)
             except twin_replay.UnknownSnapshotError as error:
                 raise ConfigurationError(str(error)) from error
             digests = (again.published_digest, again.rebuilt_digest)

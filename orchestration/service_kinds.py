@@ -85,7 +85,7 @@ class NatsService:
         self.server = server
         self.address = f"{LOOPBACK}:{server.port}"
         if server.mqtt_port is not None:
-            self.address += f" mqtt={LOOPBACK}:{server.mqtt_port}"
+            self.address += f" mqtt={server.mqtt_host}:{server.mqtt_port}"
 
     def start(self) -> None:
         """Start it and wait until it answers."""

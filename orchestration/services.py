@@ -7,20 +7,22 @@ Not here: one service's start and health (orchestration.service_kinds), restarti
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 
-from pydantic import SecretStr
-
-from orchestration import processes
+from governance import privacy
+from governance.notary import ensure_notary, register_key
+from orchestration import database_roles, demo_sign_in, doors, processes
+from orchestration.addresses import WILDCARDS, Servers, board_url, connected, embedded_servers, resolve, secret, today
+from orchestration.credentials import PROCESSES, SETUP, Identities, environment_of
 from orchestration.data_dir import DataDir, ScaledTime
-from orchestration.embedded import EmbeddedNats, EmbeddedPostgres, require_free
+from orchestration.embedded import LOOPBACK, EmbeddedPostgres, require_free
 from orchestration.health import FULL_DISK_BYTES, STALE_AFTER_S, age_s, raw_trouble
 from orchestration.service_kinds import (
     STOP_GRACE_S,
@@ -30,13 +32,17 @@ from orchestration.service_kinds import (
     PostgresService,
     ProcessService,
 )
-from orchestration.supervisor import Supervisor
+from orchestration.supervisor import Service, Supervisor
 from twin import health
-from vocabulary.errors import ConfigurationError
-from vocabulary.settings import Settings, is_loopback
+from vocabulary.clock import SystemClock
+from vocabulary.errors import VigilError
+from vocabulary.settings import Settings
+from vocabulary.signing import SigningKey
 
 START_TIMEOUT_S = 90.0
 MEND_INTERVAL_S = 60.0
+RENEWAL_INTERVAL_S = 24 * 3600.0
+"""How often certificates are looked at while everything runs; they are renewed 30 days before their end."""
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -48,61 +54,6 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Our own processes in the order they start: their names, and what follows `python`."""
-
-
-def resolve(settings: Settings, data_dir: DataDir) -> tuple[Settings, dict[str, int]]:
-    """Return the settings with every port filled in, and the ports by name.
-
-    Raises:
-        ConfigurationError: the listeners would be reachable from other machines.
-    """
-    if not is_loopback(settings.host):
-        raise ConfigurationError(
-            f"VIGIL_HOST={settings.host} would open the listeners to other machines, which needs TLS and identity: "
-            "not available yet. Use 127.0.0.1, and a reverse proxy or a tunnel of your own."
-        )
-    names = [feed.name for feed in settings.feeds]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"Two feeds have one name: {', '.join(names)}. Give each its own in VIGIL_FEEDS.")
-    wanted = {"clinic": settings.clinic_port}
-    if settings.database_url is None:
-        wanted["postgres"] = settings.postgres_port
-    if settings.nats_url is None:
-        wanted |= {"nats": settings.nats_port, "mqtt": settings.mqtt_port}
-    wanted |= {f"feed.{feed.name}": feed.port for feed in settings.feeds}
-    ports = data_dir.ports(wanted)
-    if len(set(ports.values())) < len(ports):
-        raise ConfigurationError(f"Two services are configured to one port: {ports}. Give each its own, or 0.")
-    feeds = tuple(feed.model_copy(update={"port": ports[f"feed.{feed.name}"]}) for feed in settings.feeds)
-    return settings.model_copy(
-        update={"data_dir": data_dir.root, "feeds": feeds, "clinic_port": ports["clinic"]}
-    ), ports
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """Return the environment for a child: ours, with every setting spelled out so that no other file changes it."""
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("VIGIL_")}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if value is None:
-            continue
-        if isinstance(value, SecretStr):
-            text = value.get_secret_value()
-        elif isinstance(value, tuple):
-            text = json.dumps([feed.model_dump(mode="json") for feed in value])
-        elif isinstance(value, dict):
-            text = json.dumps(value)
-        else:
-            text = str(value)
-        environment[f"VIGIL_{name.upper()}"] = text
-    return environment | {"PYTHONUNBUFFERED": "1"}
-
-
-def embedded_servers(data_dir: DataDir, ports: dict[str, int]) -> tuple[EmbeddedPostgres | None, EmbeddedNats | None]:
-    """Return the servers of this directory that are ours to run, by the ports given to them."""
-    postgres = EmbeddedPostgres(data_dir.postgres, ports["postgres"]) if "postgres" in ports else None
-    nats = EmbeddedNats(data_dir.nats, ports["nats"], ports["mqtt"]) if "nats" in ports else None
-    return postgres, nats
 
 
 def end_leftovers(data_dir: DataDir) -> list[str]:
@@ -136,33 +87,62 @@ class House:
         resolved, ports = resolve(settings, data_dir)
         self.data_dir = data_dir
         self._resolved = resolved
-        self._postgres, self._nats = embedded_servers(data_dir, ports)
+        self._servers = embedded_servers(resolved, data_dir, ports)
         self._public = {"clinic": ports["clinic"]} | {f.name: f.port for f in resolved.feeds}
-        self._environment: dict[str, str] = {}
+        # Each child's environment holds its own addresses, which exist only once the servers were made ready.
+        self._environments: dict[str, dict[str, str]] = {name: {} for name in PROGRAMS}
         self._mended_at = 0.0
-        self.feed_addresses = {feed.name: (resolved.host, feed.port) for feed in resolved.feeds}
-        self.board_url = f"http://{resolved.host}:{resolved.clinic_port}/"
-        storage = [
-            PostgresService(self._postgres)
-            if self._postgres
-            else ExternalService("PostgreSQL", _secret(resolved.database_url), 5432),
-            NatsService(self._nats) if self._nats else ExternalService("nats-server", _secret(resolved.nats_url), 4222),
-        ]
-        listeners = " ".join(f"{feed.name}={resolved.host}:{feed.port}" for feed in resolved.feeds)
-        # The children's environment holds the database's address, which exists only once PostgreSQL was made.
-        where = {"ingress": listeners, "clinic": self.board_url}
-        ours = [
-            ProcessService(name, program, where.get(name, ""), self._environment, data_dir)
+        self._renewed_at = time.monotonic()
+        self._as_set = settings
+        near = LOOPBACK if resolved.host in WILDCARDS else resolved.host
+        self.feed_addresses = {feed.name: (near, feed.port) for feed in resolved.feeds}
+        self.board_url = board_url(resolved)
+        self.people = demo_sign_in.PEOPLE if "issuer" in ports else ""
+        where = {"ingress": " ".join(f"{feed.name}={resolved.host}:{feed.port}" for feed in resolved.feeds)}
+        where["clinic"] = self.board_url
+        self._ours = {
+            name: ProcessService(name, program, where.get(name, ""), self._environments[name], data_dir)
             for name, program in PROGRAMS.items()
-        ]
+        }
         self.supervisor = Supervisor(
-            [*storage, *ours], data_dir, command, ports, self._between, _scaled_time(resolved), self._mend
+            [*self._storage(), *self._issuer(ports), *self._ours.values()],
+            data_dir,
+            command,
+            ports,
+            self._between,
+            _scaled_time(resolved),
+            self._mend,
+            doors.of_house(resolved, ports, self._servers),
+            doors.notes(resolved),
         )
+
+    def _storage(self) -> list[Service]:
+        postgres, nats = self._servers
+        return [
+            PostgresService(postgres)
+            if postgres
+            else ExternalService("PostgreSQL", secret(self._resolved.database_url), 5432),
+            NatsService(nats) if nats else ExternalService("nats-server", secret(self._resolved.nats_url), 4222),
+        ]
+
+    def _issuer(self, ports: dict[str, int]) -> list[Service]:
+        if "issuer" not in ports:
+            return []
+        return [demo_sign_in.service(self._resolved, ports["issuer"], self.board_url, self.data_dir)]
 
     @property
     def settings(self) -> Settings:
-        """Return the settings with the servers' addresses in them; complete once storage has started."""
-        return connected(self._resolved, self._postgres, self._nats)
+        """Return the settings an operator's command works with; complete once storage has started."""
+        return connected(self._resolved, self.data_dir, self._servers, "operator")
+
+    def sender_identity(self) -> Path | None:
+        """Return an identity for a demonstration's senders, made now; None where listeners speak plain text."""
+        if not any(self._resolved.speaks_tls(f"mllp.{feed}", today()) for feed in self.feed_addresses):
+            return None
+        identities = Identities(self.data_dir, self._resolved)
+        folder = self.data_dir.root / "hospital"
+        identities.listeners.issue(folder, "hospital")
+        return folder
 
     def check_addresses(self) -> None:
         """Check that nothing else listens where senders and people are told to go.
@@ -172,21 +152,46 @@ class House:
         """
         for name, port in self._public.items():
             setting = "VIGIL_CLINIC_PORT" if name == "clinic" else "the feed's port in VIGIL_FEEDS"
-            require_free(port, "The clinic's pages" if name == "clinic" else f"The feed {name}", setting)
+            what = "The clinic's pages" if name == "clinic" else f"The feed {name}"
+            require_free(port, what, setting, self._resolved.host)
 
     def _between(self, stage: int) -> None:
         if stage == STORAGE:
-            settings = self.settings
-            migrate(settings)
-            self._environment.update(environment_of(settings))
+            make_ready(self._resolved, self.data_dir, self._servers)
+            for name, environment in self._environments.items():
+                told = connected(self._resolved, self.data_dir, self._servers, name)
+                environment.update(environment_of(told, name))
+
+    def renew(self) -> list[str]:
+        """Renew certificates that are about to end, take them into use, and return whose they were.
+
+        PostgreSQL reads its own again; everybody else reads theirs at a start, which takes a second or two.
+        """
+        made = Identities(self.data_dir, self._as_set).prepare()
+        if not made:
+            return []
+        if self._servers.postgres is not None:
+            self._servers.postgres.reload()
+        if self._servers.nats is not None and "nats-server" in made:
+            self._servers.nats.stop()
+        users = {"server": ("ingress", "clinic", "nats-server")}
+        for name in {user for one in made for user in users.get(one, (one,))} & set(self._ours):
+            self._ours[name].stop()
+        return made
 
     def _mend(self) -> None:
-        """Start nats-server anew when RAW still refuses writes though its disk has room again.
+        """Renew certificates in time; start nats-server anew when RAW refuses writes though its disk has room again.
 
         After a full disk nats-server answers every write with the old error until it is started anew (seen with 2.12).
         """
         now = time.monotonic()
-        if self._nats is None or self._nats.pid() is None or now - self._mended_at < MEND_INTERVAL_S:
+        if now - self._renewed_at > RENEWAL_INTERVAL_S:
+            self._renewed_at = now
+            # What cannot be renewed is in `vigil status` for 30 days; it must not end what still runs.
+            with suppress(VigilError, OSError):
+                self.renew()
+        nats = self._servers.nats
+        if nats is None or nats.pid() is None or now - self._mended_at < MEND_INTERVAL_S:
             return
         report = health.read(self.data_dir.run, "ingress")
         if report is None or age_s(report) > STALE_AFTER_S or report.detail.get("is_raw_full"):
@@ -194,7 +199,7 @@ class House:
         has_room = shutil.disk_usage(self.data_dir.root).free >= FULL_DISK_BYTES
         if raw_trouble(report) and has_room:
             self._mended_at = now
-            self._nats.stop()
+            nats.stop()
 
 
 def _scaled_time(settings: Settings) -> ScaledTime | None:
@@ -203,27 +208,35 @@ def _scaled_time(settings: Settings) -> ScaledTime | None:
     return ScaledTime(settings.clock_origin_us, settings.clock_started_at_us, settings.clock_speed)
 
 
-def _secret(value: SecretStr | None) -> str:
-    return value.get_secret_value() if value is not None else ""
+def make_ready(settings: Settings, data_dir: DataDir, servers: Servers) -> None:
+    """Prepare the database and the bus for the processes: schema, roles, keys, streams.
 
+    Raises:
+        ConfigurationError: the database cannot be migrated, or its roles cannot be made.
+        UnavailableError: a server does not answer.
+    """
+    from twin.bus import Bus, bus_context
 
-def connected(settings: Settings, postgres: EmbeddedPostgres | None, nats: EmbeddedNats | None) -> Settings:
-    """Return the settings with the embedded servers' addresses where no external ones are set."""
-    update: dict[str, SecretStr] = {}
-    if postgres is not None:
-        update["database_url"] = SecretStr(postgres.url())
-    if nats is not None:
-        update["nats_url"] = SecretStr(nats.url())
-    return settings.model_copy(update=update)
-
-
-def migrate(settings: Settings) -> list[str]:
-    """Bring the database's schema up to date and return the migrations that were run."""
-    import asyncio
-
-    from stores import database
-
-    return asyncio.run(database.migrate(_secret(settings.database_url)))
+    postgres = servers.postgres
+    owner = secret(settings.database_url) if postgres is None else postgres.url()
+    proof = (
+        database_roles.Proof.ASKED_PASSWORDS
+        if postgres is None
+        else database_roles.Proof.PASSWORDS
+        if postgres.tls is None
+        else database_roles.Proof.CERTIFICATES
+    )
+    asyncio.run(database_roles.prepare(owner, data_dir.credentials, proof))
+    clock = SystemClock()
+    privacy.prepare(settings)
+    ensure_notary(settings)
+    identities = Identities(data_dir, settings)
+    for name in PROCESSES:
+        # Whoever checks the chains believes a process by its public key, kept outside of the database.
+        register_key(settings, name, SigningKey.load(identities.of(name).ledger_key).verifying, clock)
+    url = secret(settings.nats_url) if servers.nats is None else servers.nats.url()
+    setup = settings.model_copy(update={"identity_dir": identities.of(SETUP).folder})
+    asyncio.run(Bus.set_up(url, bus_context(setup, url), settings.raw_max_bytes))
 
 
 @contextmanager
@@ -260,6 +273,7 @@ def running(
             data_dir.clear_demonstration()
         house = House(settings, data_dir, command)
         house.check_addresses()
+        Identities(data_dir, settings).prepare()
         house.supervisor.start(START_TIMEOUT_S, stopping, lambda: on_change(house))
         try:
             yield house

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import typer
 from rich.console import Console
 
 from orchestration import display, processes, services
 from orchestration.data_dir import DataDir, RunState
+from orchestration.doors import ending_certificates
 from orchestration.health import FULL_DISK_BYTES, SERVING, Condition, judge, raw_trouble
 from orchestration.service_kinds import answers
 from orchestration.storage import locate
@@ -140,13 +142,20 @@ def status(settings: Settings, console: Console, as_json: bool) -> bool:
     seen = look(data_dir, state)
     is_well = all(service.condition in SERVING - {Condition.BLOCKED} for service in seen)
     if as_json:
-        typer.echo(json.dumps(_status_record(data_dir, state, seen, is_well)))
+        noted = [*state.notes, *ending_certificates(data_dir, settings)]
+        typer.echo(json.dumps(_status_record(data_dir, state, seen, is_well, noted)))
         return is_well
     if console.is_terminal:
         console.print(display.services_table(seen))
     else:
         for service in seen:
             console.print(display.service_line(service), markup=False, highlight=False, soft_wrap=True)
+    for listener in state.listeners:
+        line = f"{listener.name:<14} {listener.address:<21} {listener.transport}"
+        style = "bold red" if listener.is_waived else "dim"
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    for note in [*state.notes, *ending_certificates(data_dir, settings)]:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     free = shutil.disk_usage(data_dir.root).free
     if free < FULL_DISK_BYTES:
         console.print(
@@ -157,7 +166,9 @@ def status(settings: Settings, console: Console, as_json: bool) -> bool:
     return is_well
 
 
-def _status_record(data_dir: DataDir, state: RunState, seen: list[Seen], is_well: bool) -> dict[str, object]:
+def _status_record(
+    data_dir: DataDir, state: RunState, seen: list[Seen], is_well: bool, notes: list[str]
+) -> dict[str, object]:
     by_name = {running.name: running for running in state.services}
     reports = {name: health.read(data_dir.run, name) for name in by_name}
 
@@ -180,4 +191,6 @@ def _status_record(data_dir: DataDir, state: RunState, seen: list[Seen], is_well
         "started_at": state.started_at,
         "is_well": is_well,
         "services": [one(service) for service in seen],
+        "listeners": [msgspec.structs.asdict(listener) for listener in state.listeners],
+        "notes": notes,
     }

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from orchestration.addresses import Servers, connected, embedded_servers, resolve
+from orchestration.credentials import Identities, identity_name
 from orchestration.data_dir import DataDir, RunState
-from orchestration.embedded import EmbeddedNats, EmbeddedPostgres
-from orchestration.services import connected, embedded_servers, end_leftovers, migrate, resolve
+from orchestration.services import end_leftovers, make_ready
 from stores import database
 from stores.database import Connection
 from vocabulary.errors import ConfigurationError, UnavailableError
@@ -57,7 +58,10 @@ def locate(settings: Settings) -> DataDir:
 
 
 def of_running(settings: Settings, data_dir: DataDir, state: RunState) -> Settings:
-    """Return settings with the addresses, and the clock, of what runs in a data directory."""
+    """Return settings with the addresses, and the clock, of what runs in a data directory, for whoever asks.
+
+    That is the process whose identity folder the settings name (Dagster), else the operator.
+    """
     update: dict[str, object] = {"data_dir": data_dir.root}
     if state.clock is not None:
         update |= {
@@ -65,7 +69,9 @@ def of_running(settings: Settings, data_dir: DataDir, state: RunState) -> Settin
             "clock_started_at_us": state.clock.started_at_us,
             "clock_speed": state.clock.speed,
         }
-    return connected(settings.model_copy(update=update), *embedded_servers(data_dir, state.ports))
+    found = settings.model_copy(update=update)
+    servers = embedded_servers(found, data_dir, state.ports, is_running=True)
+    return connected(found, data_dir, servers, identity_name(settings))
 
 
 @contextmanager
@@ -90,15 +96,16 @@ def reachable(settings: Settings) -> Iterator[Settings]:
     with data_dir.lock():
         end_leftovers(data_dir)
         resolved, ports = resolve(settings, data_dir)
-        postgres, nats = embedded_servers(data_dir, ports)
-        with _started(postgres, nats):
-            complete = connected(resolved, postgres, nats)
-            migrate(complete)
-            yield complete
+        Identities(data_dir, settings).prepare()
+        servers = embedded_servers(resolved, data_dir, ports)
+        with _started(servers):
+            make_ready(resolved, data_dir, servers)
+            yield connected(resolved, data_dir, servers, "operator")
 
 
 @contextmanager
-def _started(postgres: EmbeddedPostgres | None, nats: EmbeddedNats | None) -> Iterator[None]:
+def _started(servers: Servers) -> Iterator[None]:
+    postgres, nats = servers
     try:
         if postgres is not None:
             postgres.start()

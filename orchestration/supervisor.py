@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestration.data_dir import DataDir, Running, RunState, ScaledTime
+from orchestration.data_dir import DataDir, Listener, Running, RunState, ScaledTime
 from orchestration.health import SERVING, Condition, raw_trouble
 from orchestration.processes import Identity, identify
 from twin import health
@@ -112,6 +112,8 @@ class Supervisor:
         between: Callable[[int], None] = lambda _stage: None,
         clock: ScaledTime | None = None,
         mend: Callable[[], None] = lambda: None,
+        listeners: Sequence[Listener] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         """Describe what to keep running; nothing is started.
 
@@ -123,8 +125,12 @@ class Supervisor:
             between: called with a stage's number when all of that stage are ready (migrations run here).
             clock: a demonstration's clock, for the record.
             mend: called at every round of tending, before what died is started again.
+            listeners: for the record: every door with what it speaks.
+            notes: for the record: what people should know.
         """
         self._clock = clock
+        self._listeners = list(listeners)
+        self._notes = list(notes)
         self._watches = [_Watch(service) for service in services]
         self._data_dir = data_dir
         self._command = command
@@ -277,5 +283,9 @@ class Supervisor:
             return
         me = identify(os.getpid())
         if me is not None:
-            self._data_dir.write_state(RunState(me, self._started_at, self._ports, running, self._command, self._clock))
+            self._data_dir.write_state(
+                RunState(
+                    me, self._started_at, self._ports, running, self._command, self._clock, self._listeners, self._notes
+                )
+            )
             self._recorded = running

@@ -1,22 +1,28 @@
-"""`vigil verify`: does the ledger's equation hold, are its chains whole, do the items match its counts?
+"""`vigil verify`: does the ledger's equation hold, are the chains whole, do the items match its counts?
 
-Here: asking, and saying the answer.
-Not here: the equation with what is in flight (twin.accounts), the chains and sums (stores).
+Here: asking, and saying the answer; the same chains from an exported folder, without any service.
+Not here: the equation with what is in flight (twin.accounts), judging chains (governance.chain_audit), sums (stores).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from orchestration.storage import connection, secret
+from governance import chain_audit
+from governance.audit_export import FolderRows
+from governance.chain_audit import Finding
+from orchestration.storage import connection
 from stores import database, ledger, ledger_verification
+from stores.chain_verification import Fault
 from stores.raw_archive import RawArchive
 from twin import accounts
-from twin.bus import Bus
+from twin.bus import open_bus
 from vocabulary.settings import Settings
 
 
@@ -25,16 +31,23 @@ class Verdict(NamedTuple):
 
     account: accounts.Account
     feeds: dict[str, ledger.FeedBalance]
-    faults: list[ledger_verification.Fault]
+    finding: Finding
     differences: list[ledger_verification.Difference]
-    heads: dict[str, ledger.Head]
+    missing_guards: list[str]
     recount: accounts.Recount | None = None  # of every message in RAW; None: not asked for
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with the chains of both tables."""
+        return [fault for table in self.finding.tables for fault in table.faults]
 
     @property
     def is_sound(self) -> bool:
         """Return whether nothing is missing, nothing was altered, and every count has its items."""
         is_recounted = self.recount is None or self.recount.is_same
-        return self.account.remainder == 0 and not self.faults and not self.differences and is_recounted
+        is_guarded = not self.missing_guards
+        is_balanced = self.account.remainder == 0 and not self.differences
+        return is_balanced and self.finding.is_whole and is_guarded and is_recounted
 
 
 async def verify(settings: Settings, *, is_deep: bool = False) -> Verdict:
@@ -42,29 +55,64 @@ async def verify(settings: Settings, *, is_deep: bool = False) -> Verdict:
 
     Args:
         settings: with addresses that answer (orchestration.storage.reachable).
-        is_deep: also count every message in RAW and its sealed files again.
+        is_deep: also count every message in RAW and its sealed files again, and check every signature, those that a
+            daily root vouches for too.
 
     Raises:
         UnavailableError: the database or the bus does not answer after all.
+        ConfigurationError: the writers' public keys cannot be read.
     """
-    bus = await Bus.connect(secret(settings.nats_url), "vigil verify")
+    bus = await open_bus(settings, "operator")
     try:
         async with connection(settings, "verify") as connected:
             account = await accounts.balance(connected, bus)
             recount = None
             if is_deep:
                 recount = await accounts.recount(connected, bus, RawArchive(settings.data_dir / "sealed"))
+            anchors = chain_audit.gather(settings.anchors_dir)
             async with database.consistent_read(connected):
                 return Verdict(
                     account,
                     (await ledger.balance(connected)).feeds,
-                    await ledger_verification.verify(connected),
+                    await chain_audit.judge_all(
+                        ledger_verification.DatabaseRows(connected), anchors, every_signature=is_deep
+                    ),
                     await ledger_verification.reconcile(connected),
-                    await ledger.heads(connected),
+                    await ledger_verification.missing_guards(connected),
                     recount,
                 )
     finally:
         await bus.close()
+
+
+async def verify_folder(folder: Path) -> Finding:
+    """Judge an exported folder, every signature of it. Nothing needs to run.
+
+    Raises:
+        ConfigurationError: it is no export, or a file of it cannot be read.
+    """
+    return await chain_audit.judge_all(FolderRows(folder), chain_audit.gather(folder), every_signature=True)
+
+
+def _fault_record(fault: Fault) -> dict[str, Any]:
+    return fault._asdict()
+
+
+def finding_as_record(finding: Finding) -> dict[str, Any]:
+    """Return a judgement for `--json`."""
+    return {
+        "is_whole": finding.is_whole,
+        "chain_faults": [_fault_record(fault) for table in finding.tables for fault in table.faults],
+        "root_faults": [fault._asdict() for fault in finding.root_faults],
+        "roots": finding.roots,
+        "warnings": finding.warnings,
+        "tables": {table.table: {"rows": table.rows, "signatures": table.signatures} for table in finding.tables},
+        "heads": {
+            f"{table.table}/{writer}": {"seq": head.seq, "hash": head.hash.hex()}
+            for table in finding.tables
+            for writer, head in table.ends.items()
+        },
+    }
 
 
 def as_record(verdict: Verdict) -> dict[str, Any]:
@@ -85,11 +133,15 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
             for name, feed in verdict.feeds.items()
             if name
         },
-        "recount": None if verdict.recount is None else verdict.recount._asdict(),
-        "chain_faults": [fault._asdict() for fault in verdict.faults],
+        "recount": None if verdict.recount is None else _recount_record(verdict.recount),
+        **finding_as_record(verdict.finding),
+        "missing_guards": verdict.missing_guards,
         "differences": [difference._asdict() for difference in verdict.differences],
-        "heads": {writer: {"seq": head.seq, "hash": head.hash.hex()} for writer, head in verdict.heads.items()},
     }
+
+
+def _recount_record(recount: accounts.Recount) -> dict[str, Any]:
+    return recount._asdict() | {"damages": [damage._asdict() for damage in recount.damages]}
 
 
 _HEADINGS = ("received", "accepted", "duplicate", "quarantined", "rejected", "shed", "pending")
@@ -120,18 +172,38 @@ def show(verdict: Verdict, console: Console) -> None:
     if account.waiting:
         console.print(f"waiting for an admission or an association: {account.waiting:,} messages", highlight=False)
     if verdict.recount is not None:
-        found, booked = verdict.recount
-        said = "[green]the same[/]" if verdict.recount.is_same else "[red]NOT THE SAME[/]"
+        found, booked = verdict.recount.found, verdict.recount.booked
+        said = "[green]the same[/]" if found == booked else "[red]NOT THE SAME[/]"
         console.print(
             f"counted again in RAW: {found:,} messages, booked as received: {booked:,}: {said}", highlight=False
         )
-    for fault in verdict.faults:
-        console.print(f"[red]chain {fault.writer} row {fault.first} to {fault.last}: {fault.kind}[/] {fault.text}")
+        for damage in verdict.recount.damages:
+            console.print(f"[red]sealed file {escape(damage.name)}: {damage.kind}[/] {escape(damage.text)}")
     for difference in verdict.differences:
         console.print(
             f"[red]{difference.feed} {difference.outcome} {difference.unit}:[/] "
             f"the ledger says {difference.ledger}, the items {difference.items}"
         )
-    if not verdict.faults:
-        rows = sum(head.seq for head in verdict.heads.values())
-        console.print(f"chains: {len(verdict.heads)} writers, {rows:,} rows, all whole", highlight=False)
+    for guard in verdict.missing_guards:
+        console.print(f"[red]not append-only any more:[/] the trigger {guard} is missing or disabled", highlight=False)
+    show_finding(verdict.finding, console)
+
+
+def show_finding(finding: Finding, console: Console) -> None:
+    """Print what is wrong with chains and roots, or that nothing is."""
+    for table in finding.tables:
+        for line in chain_audit.describe(table):
+            console.print(f"[red]{escape(line)}[/]", highlight=False, soft_wrap=True)
+    for fault in finding.root_faults:
+        console.print(f"[red]daily root {escape(fault.day)}: {escape(fault.text)}[/]", highlight=False, soft_wrap=True)
+    for warning in finding.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+    chains = sum(len(table.ends) for table in finding.tables)
+    rows = sum(table.rows for table in finding.tables)
+    signatures = sum(table.signatures for table in finding.tables)
+    said = "all whole" if finding.is_whole else "[red]NOT WHOLE[/]"
+    console.print(
+        f"chains: {chains} writers, {rows:,} rows, {signatures:,} signatures checked, {finding.roots} daily roots: "
+        f"{said}",
+        highlight=False,
+    )

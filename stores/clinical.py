@@ -1,7 +1,8 @@
 """Patients, identifiers, stays, places and who wears which device: readers that answer *now* and *as known at*.
 
 Here: what a directory starts from, and what pages ask; `write` and the row types are re-exported from beside.
-Not here: the rules that make the rows (twin.directory, twin.stays), values (stores.timeseries).
+Not here: who cares for whom, as those ask who decide who may look (stores.care), the rules that make the rows
+(twin.directory, twin.stays), values (stores.timeseries).
 Merged records are followed to their survivor by a redirect, itself as known at the position asked.
 Source: HL7 FHIR R4 Patient, Encounter, DeviceAssociation; Snodgrass 2000, bitemporal tables.
 """
@@ -17,6 +18,7 @@ from psycopg.rows import class_row
 
 from stores.clinical_rows import (
     AssociationRow,
+    CareRow,
     Changes,
     EncounterPlaceRow,
     EncounterRow,
@@ -24,6 +26,7 @@ from stores.clinical_rows import (
     MergeRow,
     PatientRow,
     Rows,
+    VipRow,
 )
 from stores.clinical_write import write
 from stores.database import Connection, translated
@@ -32,6 +35,7 @@ from vocabulary.records import Place
 __all__ = [
     "AssociationRow",
     "BedRow",
+    "CareRow",
     "Changes",
     "EncounterPlaceRow",
     "EncounterRow",
@@ -41,6 +45,7 @@ __all__ = [
     "OpenStay",
     "PatientRow",
     "Rows",
+    "VipRow",
     "associations",
     "beds",
     "changed_since",
@@ -51,6 +56,7 @@ __all__ = [
     "merged_ids",
     "open_stays",
     "patients",
+    "present",
     "survivor_of",
     "write",
 ]
@@ -139,6 +145,19 @@ async def load(conn: Connection) -> Rows:
             AssociationRow,
             _ASSOCIATION + sql.SQL(" where known_to is null order by subject_kind, subject, from_us"),
         ),
+        care=await _rows(
+            conn,
+            CareRow,
+            sql.SQL("""select encounter_id, role, authority, identifier, from_us, to_us, known_from, known_to
+            from care_relationship where known_to is null
+            order by encounter_id, from_us, role, authority, identifier"""),
+        ),
+        vips=await _rows(
+            conn,
+            VipRow,
+            sql.SQL("""select encounter_id, is_vip, at_us, known_from, known_to from encounter_vip
+            where known_to is null order by encounter_id"""),
+        ),
     )
 
 
@@ -162,6 +181,14 @@ async def open_stays(conn: Connection) -> list[OpenStay]:
             where l.encounter_id = e.encounter_id and l.known_to is null order by l.from_us desc limit 1) w on true
         where e.status = 'in-progress' order by ward, room, bed, e.started_at_us, e.encounter_id""")
     return await _rows(conn, OpenStay, statement, {"known_at": EVER})
+
+
+async def present(conn: Connection) -> list[int]:
+    """Return the numbers of the patients whose stay is in progress, in order: who they are is not asked."""
+    statement = _REDIRECT + sql.SQL("""
+        select distinct coalesce(r.survivor_id, e.patient_id) from encounter e
+        left join redirect r on r.patient_id = e.patient_id where e.status = 'in-progress' order by 1""")
+    return [row[0] for row in await _tuples(conn, statement, {"known_at": EVER})]
 
 
 async def changed_since(conn: Connection, position: int) -> list[int]:
@@ -277,7 +304,7 @@ def _at(known_at: int | None) -> int:
 
 
 async def _rows(
-    conn: Connection, kind: type[Row], statement: sql.Composed, parameters: Mapping[str, object] | None = None
+    conn: Connection, kind: type[Row], statement: sql.SQL | sql.Composed, parameters: Mapping[str, object] | None = None
 ) -> list[Row]:
     with translated():
         cursor = conn.cursor(row_factory=class_row(kind))
@@ -303,7 +330,7 @@ async def _places(
 
 
 async def _tuples(
-    conn: Connection, statement: sql.Composed, parameters: Mapping[str, object] | None
+    conn: Connection, statement: sql.SQL | sql.Composed, parameters: Mapping[str, object] | None
 ) -> list[tuple[Any, ...]]:
     with translated():
         cursor = await conn.execute(statement, parameters)

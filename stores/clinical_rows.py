@@ -1,4 +1,4 @@
-"""Row types of the clinical tables: patients, identifiers, merges, stays, places, associations.
+"""Row types of the clinical tables: patients, identifiers, merges, stays, places, care, associations.
 
 Here: what the directory hands to be written and what it starts from.
 Not here: SQL (stores.clinical, stores.clinical_write), the rules that make rows (twin.directory, twin.stays).
@@ -87,6 +87,29 @@ class AssociationRow(msgspec.Struct, frozen=True):
     known_to: int | None = None
 
 
+class CareRow(msgspec.Struct, frozen=True):
+    """Whose a role of a stay was from `from_us` until `to_us`. Without an identifier: nobody's, as somebody told."""
+
+    encounter_id: int
+    role: str  # attending, referring, consulting, admitting
+    authority: str
+    identifier: str
+    from_us: int
+    to_us: int | None
+    known_from: int
+    known_to: int | None = None
+
+
+class VipRow(msgspec.Struct, frozen=True):
+    """Whether a stay's patient is to be hidden from those who do not treat them, as last told, and when."""
+
+    encounter_id: int
+    is_vip: bool
+    at_us: int
+    known_from: int
+    known_to: int | None = None
+
+
 class Rows(msgspec.Struct, frozen=True):
     """What is known now, whole: what a directory starts from."""
 
@@ -95,6 +118,8 @@ class Rows(msgspec.Struct, frozen=True):
     encounters: list[EncounterRow]
     places: list[EncounterPlaceRow]
     associations: list[AssociationRow]
+    care: list[CareRow] = []
+    vips: list[VipRow] = []
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -113,6 +138,10 @@ class Changes(msgspec.Struct, frozen=True):
     closed_associations: list[AssociationRow]
     associations: list[AssociationRow]
     encounter_states: list[EncounterRow] = []  # every step of the stays in `encounters`, the last one included
+    closed_care: list[CareRow] = []
+    care: list[CareRow] = []
+    closed_vips: list[VipRow] = []
+    vips: list[VipRow] = []
 
     @property
     def is_empty(self) -> bool:

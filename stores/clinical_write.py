@@ -1,4 +1,4 @@
-"""One commit's changes of patients, stays, places and associations, in a fixed number of statements.
+"""One commit's changes of patients, stays, places, care and associations, in a fixed number of statements.
 
 Here: the write side of the clinical tables; every statement takes its rows as arrays.
 Not here: reading (stores.clinical), the rules that make rows (twin.directory, twin.stays).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stores.clinical_rows import AssociationRow, Changes, EncounterPlaceRow, EncounterRow, PatientRow
+from stores.clinical_rows import AssociationRow, CareRow, Changes, EncounterPlaceRow, EncounterRow, PatientRow, VipRow
 from stores.database import Connection, translated
 from vocabulary.records import partition_of
 
@@ -41,6 +41,8 @@ async def write(conn: Connection, changes: Changes) -> None:
         await _write_encounter_states(conn, [*changes.encounter_states, *changes.encounters])
     await _write_places(conn, changes.closed_places, changes.places)
     await _write_associations(conn, changes.closed_associations, changes.associations)
+    await _write_care(conn, changes.closed_care, changes.care)
+    await _write_vips(conn, changes.closed_vips, changes.vips)
 
 
 async def _insert(conn: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -202,4 +204,51 @@ async def _write_associations(
                 )
                 for row in added
             ],
+        )
+
+
+async def _write_care(conn: Connection, closed: Sequence[CareRow], added: Sequence[CareRow]) -> None:
+    if closed:
+        await _insert(
+            conn,
+            """update care_relationship r set known_to = c.t
+            from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+                as c (e, role, authority, identifier, f, k, t)
+            where r.encounter_id = c.e and r.role = c.role and r.authority = c.authority
+            and r.identifier = c.identifier and r.from_us = c.f and r.known_from = c.k and r.known_to is null""",
+            [(r.encounter_id, r.role, r.authority, r.identifier, r.from_us, r.known_from, r.known_to) for r in closed],
+        )
+    if added:
+        await _insert(
+            conn,
+            """insert into care_relationship (encounter_id, role, authority, identifier, from_us, to_us, known_from,
+                known_to)
+            select * from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[],
+                %s::bigint[], %s::bigint[])
+            on conflict (encounter_id, role, from_us, authority, identifier, known_from)
+                do update set to_us = excluded.to_us, known_to = excluded.known_to""",
+            [
+                (r.encounter_id, r.role, r.authority, r.identifier, r.from_us, r.to_us, r.known_from, r.known_to)
+                for r in added
+            ],
+        )
+
+
+async def _write_vips(conn: Connection, closed: Sequence[VipRow], added: Sequence[VipRow]) -> None:
+    if closed:
+        await _insert(
+            conn,
+            """update encounter_vip v set known_to = c.t from unnest(%s::bigint[], %s::bigint[], %s::bigint[])
+                as c (e, k, t)
+            where v.encounter_id = c.e and v.known_from = c.k and v.known_to is null""",
+            [(row.encounter_id, row.known_from, row.known_to) for row in closed],
+        )
+    if added:
+        await _insert(
+            conn,
+            """insert into encounter_vip (encounter_id, is_vip, at_us, known_from, known_to)
+            select * from unnest(%s::bigint[], %s::boolean[], %s::bigint[], %s::bigint[], %s::bigint[])
+            on conflict (encounter_id, known_from) do update set is_vip = excluded.is_vip, at_us = excluded.at_us,
+                known_to = excluded.known_to""",
+            [(row.encounter_id, row.is_vip, row.at_us, row.known_from, row.known_to) for row in added],
         )

@@ -22,7 +22,13 @@ import psycopg.sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
-from vocabulary.errors import BrokenInvariantError, ConfigurationError, FencedOutError, UnavailableError
+from vocabulary.errors import (
+    BrokenInvariantError,
+    ConfigurationError,
+    FencedOutError,
+    RefusedError,
+    UnavailableError,
+)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 """An open connection, for the signatures of rooms that may not import psycopg."""
@@ -76,6 +82,7 @@ def translated() -> Iterator[None]:
         FencedOutError: another writer of the same name has written.
         BrokenInvariantError: a constraint forbids the row, or a value cannot be stored.
         ConfigurationError: the schema is not there.
+        RefusedError: the role may not do this (stores.roles).
     """
     try:
         yield
@@ -91,6 +98,9 @@ def translated() -> Iterator[None]:
         raise BrokenInvariantError(f"PostgreSQL refused a row: {where} ({type(error).__name__}).") from None
     except psycopg.DataError as error:
         raise BrokenInvariantError(f"PostgreSQL cannot store a value ({type(error).__name__}).") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        # PostgreSQL names the table, never a value; trying again would not help.
+        raise RefusedError(f"The database refuses this process: {error.diag.message_primary}.") from None
     except psycopg.errors.UndefinedTable:
         raise ConfigurationError("The database has no Vigil schema. Run `vigil up`, which migrates it.") from None
 

@@ -1,7 +1,8 @@
 """The ledger: one append-only, hash-chained row a pack or a commit, with what became of every message and value.
 
 Here: writing one chain a writer process, and the sums that must balance (promise 5).
-Not here: recomputing the chains (stores.ledger_verification), the items behind the counts (stores.quarantine).
+Not here: hashing, linking and signing (stores.chain), recomputing the chains (stores.chain_verification), the items
+behind the counts (stores.quarantine).
 
 received = accepted + duplicate + quarantined + rejected + shed + pending, per message and per value. A row may count
 negatively: `released` takes back what was quarantined. A discarded item stays counted as quarantined, since it never
@@ -10,22 +11,17 @@ reached a twin; its row only notes who decided.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from stores.database import Connection, storable, to_timestamp, translated
-from vocabulary.errors import BrokenInvariantError
+from stores.chain import Chain, ChainTable, Content, Head
+from stores.chain_heads import HeadFile
+from stores.database import Connection, storable, translated
+from vocabulary.signing import Signer
 
 Kind = Literal["pack", "applied", "released", "discarded", "oversize", "opened", "note"]
-
-GENESIS = bytes(32)
-"""What the first row of a chain has for its previous hash."""
-
-HASH_VERSION = b"vigil.ledger.1\n"
-"""First bytes of everything hashed: another encoding gets another version."""
 
 OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected", "shed")
 
@@ -57,39 +53,27 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 COUNTS = tuple(field for field in Entry.__struct_fields__ if field.startswith(("messages_", "values_", "without_")))
 """The count columns, in hashing order."""
 
-CONTENT_COLUMNS = ("writer", "seq", "at", "kind", "feed", "position_from", "position_to", *COUNTS, "detail")
-"""What a row's hash covers besides the previous hash, in hashing order."""
+LEDGER = ChainTable(
+    "ledger_entry",
+    b"vigil.ledger.1\n",
+    (
+        ("writer", "text"),
+        ("seq", "int8"),
+        ("at", "timestamptz"),
+        ("kind", "text"),
+        ("feed", "text"),
+        ("position_from", "int8"),
+        ("position_to", "int8"),
+        *((name, "int4") for name in COUNTS),
+        ("detail", "text"),
+    ),
+)
+"""How the ledger's rows are stored and hashed."""
 
 
 def detail_of(**facts: str | float | bool | None) -> str:
     """Return facts as the canonical JSON of `Entry.detail`: sorted keys, no spaces."""
     return msgspec.json.encode(facts, order="sorted").decode()
-
-
-def row_hash(previous_hash: bytes, content: Sequence[str | int]) -> bytes:
-    """Return the SHA-256 of a row: version, previous hash, and its content as a JSON array without spaces.
-
-    Args:
-        previous_hash: 32 bytes of the row before, or GENESIS.
-        content: the values of CONTENT_COLUMNS, `at` as microseconds since the epoch.
-    """
-    return hashlib.sha256(HASH_VERSION + previous_hash + msgspec.json.encode(content)).digest()
-
-
-class Head(NamedTuple):
-    """The end of one writer's chain. Kept elsewhere it is an anchor: the chain can no longer be cut behind it."""
-
-    writer: str
-    seq: int
-    hash: bytes
-
-
-_INSERT = (
-    f"insert into ledger_entry ({', '.join(CONTENT_COLUMNS)}, previous_hash, hash) select * from unnest("  # noqa: S608
-    "%b::text[], %b::int8[], %b::timestamptz[], %b::text[], %b::text[], %b::int8[], %b::int8[], "
-    + "%b::int4[], " * len(COUNTS)
-    + "%b::text[], %b::bytea[], %b::bytea[])"
-)
 
 
 class LedgerWriter:
@@ -98,26 +82,24 @@ class LedgerWriter:
     Two writers of one name cannot both go on: the second to write row n violates the primary key.
     """
 
-    def __init__(self, writer: str) -> None:
+    def __init__(self, writer: str, signer: Signer | None = None, heads: HeadFile | None = None) -> None:
         """Describe the writer; nothing is read until `open`.
 
         Args:
             writer: names the chain; one process at a time, the same name after a restart.
+            signer: signs the last row of each append; None leaves rows unsigned.
+            heads: where the chain's end is kept outside of the database; None keeps none.
         """
-        self.writer = writer
-        self._committed: Head | None = None
-        self._staged: Head | None = None
+        self.chain = Chain(LEDGER, writer, signer, heads)
+
+    @property
+    def writer(self) -> str:
+        """Return the chain's name."""
+        return self.chain.writer
 
     async def open(self, connection: Connection) -> Head:
         """Read where the chain ended, and go on from there."""
-        with translated():
-            cursor = await connection.execute(
-                "select seq, hash from ledger_entry where writer = %s order by seq desc limit 1", (self.writer,)
-            )
-            row = await cursor.fetchone()
-        self._committed = Head(self.writer, row[0], bytes(row[1])) if row else Head(self.writer, 0, GENESIS)
-        self._staged = None
-        return self._committed
+        return await self.chain.open(connection)
 
     async def append(self, connection: Connection, entries: Sequence[Entry]) -> None:
         """Write rows in the caller's transaction; then call `committed` or `rolled_back`.
@@ -125,47 +107,37 @@ class LedgerWriter:
         Raises:
             FencedOutError: another writer of this name wrote first; roll back and stop.
             BrokenInvariantError: the writer was not opened.
+            RefusedError: this database role may not append to this chain.
         """
-        head = self._staged or self._committed
-        if head is None:
-            raise BrokenInvariantError(f"ledger writer {self.writer}: open it before the first append")
-        if not entries:
-            return
-        rows = []
-        for entry in entries:
-            content, hashed = _content(self.writer, head.seq + 1, entry)
-            digest = row_hash(head.hash, hashed)
-            rows.append((*content, head.hash, digest))
-            head = Head(self.writer, head.seq + 1, digest)
-        with translated():
-            await connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
-        self._staged = head
+        await self.chain.append(connection, [content_of(entry) for entry in entries])
 
     def committed(self) -> None:
         """Say that the transaction of the last appends was committed."""
-        self._committed = self._staged or self._committed
-        self._staged = None
+        self.chain.committed()
 
     def rolled_back(self) -> None:
         """Say that the transaction of the last appends was undone: the next ones take their place."""
-        self._staged = None
+        self.chain.rolled_back()
 
 
-def _content(writer: str, seq: int, entry: Entry) -> tuple[list[object], list[str | int]]:
-    feed, detail = storable(entry.feed), storable(entry.detail)
-    between = (entry.kind, feed, entry.position_from, entry.position_to, *(getattr(entry, name) for name in COUNTS))
-    stored: list[object] = [writer, seq, to_timestamp(entry.at_us), *between, detail]
-    hashed: list[str | int] = [writer, seq, entry.at_us, *between, detail]
-    return stored, hashed
+def content_of(entry: Entry) -> Content:
+    """Return an entry as a row's content, with texts PostgreSQL can hold."""
+    counts: tuple[int, ...] = tuple(getattr(entry, name) for name in COUNTS)
+    between = (entry.kind, storable(entry.feed), entry.position_from, entry.position_to)
+    return Content(entry.at_us, (*between, *counts, storable(entry.detail)))
 
 
 async def heads(connection: Connection) -> dict[str, Head]:
     """Return the end of every writer's chain: anchors, once they are kept where the database's owner cannot write."""
     with translated():
         cursor = await connection.execute(
-            "select distinct on (writer) writer, seq, hash from ledger_entry order by writer, seq desc"
+            "select distinct on (writer) writer, seq, hash, signature, key_id from ledger_entry "
+            "order by writer, seq desc"
         )
-        return {row[0]: Head(row[0], row[1], bytes(row[2])) for row in await cursor.fetchall()}
+        rows = await cursor.fetchall()
+    return {
+        row[0]: Head(row[0], row[1], bytes(row[2]), None if row[3] is None else bytes(row[3]), row[4]) for row in rows
+    }
 
 
 class Tally(NamedTuple):

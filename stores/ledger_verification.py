@@ -1,187 +1,217 @@
-"""Recomputing the ledger's chains: which rows were edited, deleted or moved, and whether items agree with counts.
+"""Recomputing whole tables of chains, and whether the ledger's items agree with its counts.
 
-Here: `verify` (the chains), `reconcile` (itemised rows against the ledger's sums).
-Not here: writing the chains (stores.ledger).
-
-What can be seen. A row whose hash does not fit its content was edited, unless it fits under another number: then it
-was moved. Numbers that no row was written under are deleted rows. A row rewritten together with its own hash shows in
-the row after it. What cannot be seen without an anchor (a Head kept elsewhere): rows cut off the end, a chain removed
-whole, or every row from some point to the end rewritten with fresh hashes.
+Here: the rows of the database, judging every chain of a table against what is known outside of it, `reconcile`.
+Not here: one chain (stores.chain_verification), an exported folder's rows (governance.audit_export), what is known
+outside of the database (governance.notary).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from psycopg import sql
 
-from stores.database import Connection, translated
-from stores.ledger import CONTENT_COLUMNS, GENESIS, OUTCOMES, Head, balance, row_hash
-
-FaultKind = Literal["edited", "deleted", "moved", "rewritten", "truncated"]
+from stores.chain import ChainTable, Head
+from stores.chain_verification import ChainVerifier, Fault, Row, WriterKeys
+from stores.database import Connection, to_timestamp, translated
+from stores.ledger import LEDGER, OUTCOMES, balance
 
 _FETCH = 2_000
-_CANDIDATES = 512
-"""Up to this many unexplained rows are tried under each other's numbers; beyond it only under the last shift found."""
+
+_GUARDS = (
+    ("audit_event", "audit_event_is_append_only"),
+    ("audit_event", "audit_event_writer_is_role"),
+    ("ledger_entry", "ledger_entry_is_append_only"),
+    ("ledger_entry", "ledger_entry_writer_is_role"),
+)
+"""Triggers of migration 0004."""
 
 
-class Fault(NamedTuple):
-    """Rows `first` to `last` of a writer's chain are not as they were written."""
+class RowSource(Protocol):
+    """Where a table's rows come from: in the order of writers (as Python sorts them) and numbers, as often as asked."""
 
-    writer: str
-    kind: FaultKind
-    first: int
-    last: int
-    text: str
-    was: int | None = None  # moved: the number row `first` was written under
+    def rows(self, table: ChainTable) -> AsyncIterator[Sequence[Row]]:
+        """Yield all rows of a table, some at a time."""
+        ...
 
 
-class _Row(NamedTuple):
-    seq: int
-    content: tuple[str | int, ...]
-    previous: bytes
-    hash: bytes
+class Evidence(NamedTuple):
+    """What is known about one table outside of the database."""
 
-    def written_as(self, seq: int) -> bool:
-        """Return whether the row's hash fits its content under this number."""
-        return row_hash(self.previous, (self.content[0], seq, *self.content[2:])) == self.hash
+    anchors: Mapping[str, Mapping[int, bytes]]  # writer → row number → link
+    vouched: Mapping[str, int] = {}  # writer → row up to which a signed daily root vouches for the signatures
+    signing: frozenset[str] = frozenset()  # writers known to sign
+    keys: Callable[[str], WriterKeys] | None = None  # None: nobody knows any key
 
 
-class _Chain:
-    """One writer's rows, taken in order of their present numbers."""
+class Judgement(NamedTuple):
+    """What was found in one table."""
 
-    def __init__(self, writer: str, anchors: dict[int, bytes]) -> None:
-        self.writer = writer
-        self.anchors = anchors
-        self.faults: list[Fault] = []
-        self.suspects: list[_Row] = []  # rows whose hash does not fit
-        self.gaps: list[tuple[int, int]] = []  # numbers that no row has
-        self.next = 1
-        self.trusted = 0  # the last row that an anchor vouches for
-        self.before: bytes | None = GENESIS  # the hash the next row must name; None behind a gap or a suspect
+    table: str
+    faults: list[Fault]
+    rows: int
+    signatures: int  # checked; the others stand behind a signed root
+    ends: dict[str, Head]
 
-    def take(self, row: _Row) -> None:
-        """Judge the next row."""
-        if row.seq > self.next:
-            self.gaps.append((self.next, row.seq - 1))
-            self.before = None
-        if row.seq < 1 or not row.written_as(row.seq):
-            self.suspects.append(row)
-            self.before = None
-        else:
-            if self.before is not None and row.previous != self.before:
-                self._add("rewritten", row.seq - 1, "its hash, or the next row's link to it, was made anew")
-            self.before = row.hash
-            self._check_anchor(row)
-        self.next = max(self.next, row.seq + 1)
-
-    def _check_anchor(self, row: _Row) -> None:
-        anchor = self.anchors.pop(row.seq, None)
-        if anchor == row.hash:
-            self.trusted = row.seq
-        elif anchor is not None:
-            said = "somewhere between these rows the chain was made anew: its end is not what the anchor names"
-            self._add("rewritten", self.trusted + 1, said, last=row.seq)
-
-    def _add(self, kind: FaultKind, seq: int, text: str, was: int | None = None, last: int | None = None) -> None:
-        self.faults.append(Fault(self.writer, kind, seq, last if last is not None else seq, text, was))
-
-    def close(self) -> list[Fault]:
-        """Explain the suspects and the gaps, once all rows are taken."""
-        vacant = {number for first, last in self.gaps for number in range(first, min(last, first + _CANDIDATES) + 1)}
-        candidates = [row.seq for row in self.suspects[:_CANDIDATES]] + sorted(vacant)[:_CANDIDATES]
-        shift = 0
-        origins: set[int] = set()
-        for row in self.suspects:
-            was = self._origin(row, shift, candidates)
-            if was is None:
-                self._add("edited", row.seq, "its content does not fit its hash")
-                continue
-            shift = was - row.seq
-            origins.add(was)
-            self._add("moved", row.seq, f"it was written as row {was}", was)
-        moved = {fault.first for fault in self.faults if fault.kind == "moved"}
-        self._find_deleted(origins, moved)
-        lost = max(self.anchors, default=0)
-        start = max(self.next, max(origins, default=0) + 1)
-        if lost >= start:
-            self._add("truncated", start, f"the anchor kept elsewhere says that row {lost} was written", last=lost)
-        return _runs(self.faults)
-
-    def _origin(self, row: _Row, shift: int, candidates: Sequence[int]) -> int | None:
-        # A shift of all rows behind a deleted one is the commonest renumbering: try the last shift first, then one.
-        for seq in (row.seq + shift, row.seq + 1, row.seq - 1):
-            if seq != row.seq and seq >= 1 and row.written_as(seq):
-                return seq
-        if len(self.suspects) <= _CANDIDATES:
-            return next((seq for seq in candidates if seq != row.seq and row.written_as(seq)), None)
-        return None
-
-    def _find_deleted(self, origins: set[int], moved: set[int]) -> None:
-        # Lost are the numbers nobody has, and those whose present row belongs elsewhere, unless their own row is there.
-        found = sorted(origins)
-        for first, last in self.gaps:
-            start = first
-            for origin in (*found[bisect_left(found, first) : bisect_right(found, last)], last + 1):
-                if origin > start:
-                    self._add("deleted", start, "no row was written under these numbers", last=origin - 1)
-                start = origin + 1
-        for seq in sorted(number for number in moved - origins if number >= 1):
-            self._add("deleted", seq, "another row stands under its number")
+    @property
+    def is_whole(self) -> bool:
+        """Return whether everything is as it was written."""
+        return not self.faults
 
 
-def _runs(faults: Iterable[Fault]) -> list[Fault]:
-    """Join neighbouring rows with the same fault (and the same shift, where moved) into one."""
-    joined: list[Fault] = []
-    for fault in sorted(faults, key=lambda fault: (fault.kind, fault.first)):
-        before = joined[-1] if joined else None
-        if (
-            before is not None
-            and before.kind == fault.kind
-            and fault.first == before.last + 1
-            and (before.was is None or fault.was is None or before.was - before.first == fault.was - fault.first)
-        ):
-            joined[-1] = before._replace(last=fault.last)
-        else:
-            joined.append(fault)
-    return sorted(joined, key=lambda fault: (fault.first, fault.kind))
+class DatabaseRows:
+    """The rows of the database. Use it inside one `database.consistent_read`."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Read over an open connection."""
+        self._connection = connection
+
+    async def writers(self, table: ChainTable) -> list[str]:
+        """Return the names of a table's chains, sorted as Python sorts (a database may sort by its own language)."""
+        # Jumps from writer to writer: reading every row to find six names would take as long as verifying.
+        query = sql.SQL(
+            "with recursive found(writer) as ((select writer from {0} order by writer limit 1) union all "
+            "select (select t.writer from {0} t where t.writer > found.writer order by t.writer limit 1) "
+            "from found where found.writer is not null) select writer from found where writer is not null"
+        ).format(sql.Identifier(table.name))
+        with translated():
+            cursor = await self._connection.execute(query)
+            return sorted(row[0] for row in await cursor.fetchall())
+
+    async def rows(self, table: ChainTable) -> AsyncIterator[Sequence[Row]]:
+        """Yield all rows of a table, chain by chain."""
+        for writer in await self.writers(table):
+            async for batch in self.chain(table, writer):
+                yield batch
+
+    async def chain(
+        self, table: ChainTable, writer: str, first: int | None = None, last: int | None = None
+    ) -> AsyncIterator[Sequence[Row]]:
+        """Yield the rows of one chain, of these numbers where they are given."""
+        columns = sql.SQL(", ").join(_column(name) for name in table.names)
+        query = sql.SQL(
+            "select {}, coalesce(previous_hash, ''), coalesce(hash, ''), signature, key_id from {} where writer = %s"
+        ).format(columns, sql.Identifier(table.name))
+        parameters: list[object] = [writer]
+        for bound, clause in ((first, " and seq >= %s"), (last, " and seq <= %s")):
+            if bound is not None:
+                query += sql.SQL(clause)
+                parameters.append(bound)
+        with translated():
+            async with self._connection.cursor("chain_rows", binary=True) as cursor:
+                await cursor.execute(query + sql.SQL(" order by seq"), parameters)
+                while records := await cursor.fetchmany(_FETCH):
+                    yield [Row(record[1], record[:-4], *record[-4:]) for record in records]
 
 
-async def verify(connection: Connection, anchors: Iterable[Head] = ()) -> list[Fault]:
-    """Recompute every chain and return what is wrong with it, by writer and row; empty when all is as it was written.
+def _column(name: str) -> sql.Composable:
+    if name != "at":
+        return sql.Identifier(name)
+    # A time that is not finite has no microseconds: somebody edited it, and that must not end the verification.
+    return sql.SQL(
+        "case when isfinite(at) then (extract(epoch from at) * 1000000)::bigint else -9223372036854775808 end"
+    )
 
-    Streams the rows: memory grows only with the number of faults.
+
+async def judge(
+    source: RowSource,
+    table: ChainTable,
+    evidence: Evidence,
+    *,
+    every_signature: bool = False,
+    on_rows: Callable[[Sequence[Row]], None] | None = None,
+) -> Judgement:
+    """Recompute every chain of a table and return what is wrong with it, by writer and row.
+
+    Streams the rows: memory grows only with the number of faults. Signatures that a daily root vouches for are checked
+    again only where something is wrong: then they tell where.
+
+    Args:
+        source: where the rows come from.
+        table: which table.
+        evidence: what is known outside of the database.
+        every_signature: check all signatures at once.
+        on_rows: is shown all rows too, once (for the daily roots).
+    """
+    is_quick = not every_signature and evidence.keys is not None and bool(evidence.vouched)
+    found = await _pass(source, table, evidence, is_quick=is_quick, on_rows=on_rows)
+    if found.faults and is_quick:
+        found = await _pass(source, table, evidence, is_quick=False, on_rows=None)
+    return found
+
+
+async def _pass(
+    source: RowSource,
+    table: ChainTable,
+    evidence: Evidence,
+    *,
+    is_quick: bool,
+    on_rows: Callable[[Sequence[Row]], None] | None,
+) -> Judgement:
+    anchors = dict(evidence.anchors)
+    faults: list[Fault] = []
+    ends: dict[str, Head] = {}
+    chain: ChainVerifier | None = None
+    rows = signatures = 0
+
+    def begin(writer: str) -> ChainVerifier:
+        return ChainVerifier(
+            table,
+            writer,
+            anchors.pop(writer, {}),
+            None if evidence.keys is None else evidence.keys(writer),
+            evidence.vouched.get(writer, 0) if is_quick else 0,
+            is_signed=writer in evidence.signing,
+        )
+
+    async for batch in source.rows(table):
+        if on_rows is not None:
+            on_rows(batch)
+        rows += len(batch)
+        for row in batch:
+            if chain is None or chain.writer != row.content[0]:
+                if chain is not None:
+                    faults += chain.close()
+                    signatures += chain.signatures
+                chain = begin(str(row.content[0]))
+            chain.take(row)
+        if batch:
+            end = batch[-1]
+            writer = str(end.content[0])
+            ends[writer] = Head(writer, end.seq, end.hash, end.signature, end.key_id)
+    if chain is not None:
+        faults += chain.close()
+        signatures += chain.signatures
+    for writer in sorted(anchors):  # chains that an anchor knows and the table does not
+        faults += begin(writer).close()
+    return Judgement(table.name, faults, rows, signatures, ends)
+
+
+async def verify(connection: Connection, anchors: Iterable[Head] = (), table: ChainTable = LEDGER) -> list[Fault]:
+    """Recompute a table's chains without keys, and return what is wrong; empty when all is as it was written.
 
     Args:
         connection: inside or outside a transaction.
         anchors: ends of chains kept elsewhere (`ledger.heads`); with them a cut or rewritten end shows too.
+        table: which table.
     """
-    expected: dict[str, dict[int, bytes]] = {}
+    known: dict[str, dict[int, bytes]] = {}
     for anchor in anchors:
         if anchor.seq > 0:
-            expected.setdefault(anchor.writer, {})[anchor.seq] = anchor.hash
-    columns = sql.SQL(", ").join(
-        sql.SQL("(extract(epoch from at) * 1000000)::bigint") if name == "at" else sql.Identifier(name)
-        for name in (*CONTENT_COLUMNS, "previous_hash", "hash")
-    )
-    query = sql.SQL("select {} from ledger_entry order by writer, seq").format(columns)
-    faults: list[Fault] = []
-    chain: _Chain | None = None
+            known.setdefault(anchor.writer, {})[anchor.seq] = anchor.link
+    return (await judge(DatabaseRows(connection), table, Evidence(known))).faults
+
+
+async def missing_guards(connection: Connection) -> list[str]:
+    """Return the triggers that keep both tables append-only and are missing or disabled; empty when all stand."""
     with translated():
-        async with connection.cursor("ledger_verify", binary=True) as cursor:
-            cursor.itersize = _FETCH
-            await cursor.execute(query)
-            async for record in cursor:
-                if chain is None or chain.writer != record[0]:
-                    faults += chain.close() if chain else []
-                    chain = _Chain(record[0], expected.pop(record[0], {}))
-                chain.take(_Row(record[1], tuple(record[:-2]), record[-2], record[-1]))
-    faults += chain.close() if chain else []
-    for writer, lost in expected.items():
-        faults += _Chain(writer, lost).close()
-    return faults
+        cursor = await connection.execute(
+            "select c.relname, t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid "
+            "where c.relnamespace = 'public'::regnamespace and t.tgenabled <> 'D'"
+        )
+        standing = {(row[0], row[1]) for row in await cursor.fetchall()}
+    return [f"{table}: {trigger}" for table, trigger in _GUARDS if (table, trigger) not in standing]
 
 
 class Difference(NamedTuple):
@@ -217,3 +247,26 @@ async def reconcile(connection: Connection) -> list[Difference]:
             if (ledger := getattr(sums.values, outcome) if sums else 0) != values:
                 differences.append(Difference(feed, outcome, "values", ledger, values))
     return differences
+
+
+async def first_at_us(connection: Connection, tables: Iterable[ChainTable]) -> int | None:
+    """Return the time of the earliest row of any of these tables, microseconds since the epoch, None without rows."""
+    found: list[int] = []
+    for table in tables:
+        query = sql.SQL("select min({}) from {} where isfinite(at)").format(_column("at"), sql.Identifier(table.name))
+        with translated():
+            row = await (await connection.execute(query)).fetchone()
+        if row is not None and row[0] is not None:
+            found.append(row[0])
+    return min(found, default=None)
+
+
+async def last_before(connection: Connection, table: ChainTable, writer: str, after: int, until_us: int) -> int | None:
+    """Return the number of a chain's last row behind `after` that is older than a time, None where there is none."""
+    query = sql.SQL("select seq from {} where writer = %s and seq > %s and at < %s order by seq desc limit 1")
+    with translated():
+        cursor = await connection.execute(
+            query.format(sql.Identifier(table.name)), (writer, after, to_timestamp(until_us))
+        )
+        row = await cursor.fetchone()
+    return None if row is None else int(row[0])

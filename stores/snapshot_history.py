@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-import zstandard
 
+from stores import envelope, snapshots
 from stores.database import Connection, translated
+from stores.envelope import Keys
 from vocabulary.snapshot import Score
-
-_LARGEST_BODY = 16 * 1024 * 1024
 
 
 class ScoresThen(NamedTuple):
@@ -36,7 +35,7 @@ _DECODER = msgspec.json.Decoder(_Scored)
 
 
 async def scores_between(
-    connection: Connection, patient_ids: Sequence[int], from_us: int, to_us: int, step_us: int
+    connection: Connection, patient_ids: Sequence[int], from_us: int, to_us: int, step_us: int, keys: Keys
 ) -> list[ScoresThen]:
     """Return the scores of kept snapshots with from_us ≤ as_of < to_us in time order, the last of each step.
 
@@ -46,6 +45,7 @@ async def scores_between(
         from_us: first log time that counts.
         to_us: first log time that no longer counts.
         step_us: at most one snapshot a patient within each multiple of this.
+        keys: unseal bodies; those whose key was destroyed are left out.
     """
     with translated():
         cursor = await connection.execute(
@@ -56,9 +56,11 @@ async def scores_between(
             binary=True,
         )
         rows = await cursor.fetchall()
-    unpack = zstandard.ZstdDecompressor().decompress
+    await keys.load(envelope.key_ids(row[2] for row in rows))
+    bodies = snapshots.bodies_of(((row[0], row[2]) for row in rows), keys)
     found = [
-        ScoresThen(row[0], row[1], _DECODER.decode(unpack(row[2], max_output_size=_LARGEST_BODY)).scores)
-        for row in rows
+        ScoresThen(row[0], row[1], _DECODER.decode(body).scores)
+        for row, body in zip(rows, bodies, strict=True)
+        if body is not None
     ]
     return sorted(found, key=lambda then: then.as_of_us)

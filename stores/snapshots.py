@@ -4,6 +4,8 @@ Here: what the engine writes in its transaction and what pages and replay look u
 Not here: making a snapshot (twin.forecast), publishing it (twin.publish).
 
 A run's entries are packed, 48 bytes each, big-endian: patient_id int8, as_of_us int8, SHA-256 of the canonical bytes.
+Bodies are zstd, sealed under their patient's key; the outbox, which lives for a tenth of a second, under the day's.
+What was kept before there were keys is plain zstd, whose first byte says so.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Literal, NamedTuple
 import msgspec
 import zstandard
 
+from stores import envelope
 from stores.database import Connection, to_timestamp, translated
+from stores.envelope import KeyDestroyedError, Keys
 from vocabulary.errors import BrokenInvariantError
 from vocabulary.records import partition_of
 from vocabulary.snapshot import Publication, SnapshotKey, digest, snapshot_id
@@ -25,6 +29,10 @@ KeptBecause = Literal["minute", "shown", "alert", "first", "movement"]
 _ENTRY = struct.Struct(">qq32s")
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Publication])
+
+_BODY = b"snapshot"
+_OUTBOX = b"outbox"
+_NOBODY = 0  # an outbox row is of many patients
 
 _LARGEST_BODY = 16 * 1024 * 1024
 _LARGEST_PAYLOAD = 256 * 1024 * 1024
@@ -68,12 +76,13 @@ class Body(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is remembered of one published snapshot; `body` where it was worth keeping."""
+    """What is remembered of one published snapshot; `body` where it was worth keeping and can still be read."""
 
     key: SnapshotKey
     as_of_us: int
     digest: bytes
     body: bytes | None
+    is_erased: bool = False  # the patient's key was destroyed
 
 
 def pack_entries(entries: Iterable[RunEntry]) -> bytes:
@@ -92,17 +101,25 @@ def unpack_entries(packed: bytes) -> list[RunEntry]:
     return [RunEntry(*entry) for entry in _ENTRY.iter_unpack(packed)]
 
 
-async def put_outbox(connection: Connection, partition: int, position: int, publications: Sequence[Publication]) -> int:
+async def put_outbox(
+    connection: Connection, partition: int, position: int, publications: Sequence[Publication], keys: Keys
+) -> int:
     """Queue one commit's snapshots of a partition, and return the outbox id to delete once they are published."""
-    return (await put_outboxes(connection, [(partition, position, publications)]))[0]
+    return (await put_outboxes(connection, [(partition, position, publications)], keys))[0]
 
 
-async def put_outboxes(connection: Connection, rows: Sequence[tuple[int, int, Sequence[Publication]]]) -> list[int]:
+async def put_outboxes(
+    connection: Connection, rows: Sequence[tuple[int, int, Sequence[Publication]]], keys: Keys
+) -> list[int]:
     """Queue several partitions' snapshots (partition, position, publications) at once; ids in the same order."""
     if not rows:
         return []
+    await keys.ensure([_NOBODY])
     compressor = zstandard.ZstdCompressor(level=1)  # half of an engine's writes without it
-    payloads = [compressor.compress(_ENCODER.encode(list(publications))) for _, _, publications in rows]
+    payloads = [
+        keys.seal(_NOBODY, _OUTBOX, compressor.compress(_ENCODER.encode(list(publications))))
+        for _, _, publications in rows
+    ]
     with translated():
         cursor = await connection.execute(
             "insert into outbox (partition, position, payload) "
@@ -113,12 +130,15 @@ async def put_outboxes(connection: Connection, rows: Sequence[tuple[int, int, Se
         return sorted(row[0] for row in await cursor.fetchall())
 
 
-async def take_outbox(connection: Connection, limit: int, partitions: Sequence[int] | None = None) -> list[Outgoing]:
+async def take_outbox(
+    connection: Connection, limit: int, keys: Keys, partitions: Sequence[int] | None = None
+) -> list[Outgoing]:
     """Return the oldest waiting commits, which stay until deleted: published at least once, in order.
 
     Args:
         connection: inside or outside a transaction.
         limit: most commits to return.
+        keys: unseal them.
         partitions: only these (an engine publishes for the partitions it owns); None for all.
     """
     with translated():
@@ -129,8 +149,18 @@ async def take_outbox(connection: Connection, limit: int, partitions: Sequence[i
             binary=True,
         )
         rows = await cursor.fetchall()
+    await keys.load(envelope.key_ids(row[1] for row in rows))
     unpack = zstandard.ZstdDecompressor().decompress
-    return [Outgoing(row[0], _DECODER.decode(unpack(row[1], max_output_size=_LARGEST_PAYLOAD))) for row in rows]
+    return [
+        Outgoing(
+            row[0], _DECODER.decode(unpack(_unsealed(row[1], _NOBODY, _OUTBOX, keys), max_output_size=_LARGEST_PAYLOAD))
+        )
+        for row in rows
+    ]
+
+
+def _unsealed(data: bytes, subject: int, purpose: bytes, keys: Keys) -> bytes:
+    return keys.unseal(subject, purpose, data) if envelope.is_sealed(data) else data
 
 
 async def delete_outbox(connection: Connection, outbox_ids: Sequence[int]) -> None:
@@ -169,12 +199,13 @@ async def put_runs(connection: Connection, runs: Sequence[Run]) -> None:
         )
 
 
-async def put_bodies(connection: Connection, bodies: Sequence[Body]) -> None:
-    """Keep bodies; one that is kept already stays as it is."""
+async def put_bodies(connection: Connection, bodies: Sequence[Body], keys: Keys) -> None:
+    """Keep bodies, each sealed under its patient's key; one that is kept already stays as it is."""
     if not bodies:
         return
+    await keys.ensure({body.patient_id for body in bodies})
     compressor = zstandard.ZstdCompressor(level=3)
-    packed = [compressor.compress(body.body) for body in bodies]
+    packed = [keys.seal(body.patient_id, _BODY, compressor.compress(body.body)) for body in bodies]
     with translated():
         await connection.execute(
             "insert into snapshot_body (partition, position, patient_id, as_of_us, kept_because, body) "
@@ -191,11 +222,12 @@ async def put_bodies(connection: Connection, bodies: Sequence[Body]) -> None:
         )
 
 
-async def find(connection: Connection, key: SnapshotKey) -> Kept | None:
+async def find(connection: Connection, key: SnapshotKey, keys: Keys) -> Kept | None:
     """Return what is remembered of a published snapshot, or None where none with this id was published.
 
     Raises:
         BrokenInvariantError: the kept body does not have the digest that was published.
+        KeyMissingError: its key is not here.
     """
     with translated():
         cursor = await connection.execute(
@@ -210,11 +242,12 @@ async def find(connection: Connection, key: SnapshotKey) -> Kept | None:
         return None
     for entry in unpack_entries(row[0]):
         if entry.patient_id == key.patient_id:
-            return _kept(key, entry.as_of_us, entry.digest, row[1])
+            await keys.load(envelope.key_ids([row[1]]))
+            return _kept(key, entry.as_of_us, entry.digest, row[1], keys)
     return None
 
 
-async def latest_body(connection: Connection, patient_id: int) -> Kept | None:
+async def latest_body(connection: Connection, patient_id: int, keys: Keys) -> Kept | None:
     """Return a patient's newest kept body, checked against what was published, or None."""
     with translated():
         cursor = await connection.execute(
@@ -222,7 +255,7 @@ async def latest_body(connection: Connection, patient_id: int) -> Kept | None:
             (patient_id,),
         )
         row = await cursor.fetchone()
-    return None if row is None else await find(connection, SnapshotKey(row[0], row[1], patient_id))
+    return None if row is None else await find(connection, SnapshotKey(row[0], row[1], patient_id), keys)
 
 
 async def recent_ids(connection: Connection, patient_id: int, limit: int) -> list[str]:
@@ -259,9 +292,39 @@ async def recent_ids(connection: Connection, patient_id: int, limit: int) -> lis
     return [snapshot_id(SnapshotKey(partition, row[0], patient_id)) for row in rows]
 
 
-def _kept(key: SnapshotKey, as_of_us: int, expected: bytes, packed: bytes | None) -> Kept:
-    if packed is None:
+async def bodies_under(
+    connection: Connection, patient_ids: Sequence[int], key_ids: Sequence[bytes]
+) -> dict[bytes, int]:
+    """Return how many kept bodies of some patients are sealed under each of some keys."""
+    with translated():
+        cursor = await connection.execute(
+            "select substring(body from 2 for %s), count(*) from snapshot_body where patient_id = any(%s::int8[]) "
+            "and get_byte(body, 0) = 1 and substring(body from 2 for %s) = any(%b::bytea[]) group by 1",
+            (envelope.KEY_ID_BYTES, list(patient_ids), envelope.KEY_ID_BYTES, list(key_ids)),
+            binary=True,
+        )
+        return {row[0]: row[1] for row in await cursor.fetchall()}
+
+
+def bodies_of(rows: Iterable[tuple[int, bytes]], keys: Keys) -> Iterable[bytes | None]:
+    """Yield kept bodies of (patient_id, column), None where the key was destroyed; their keys are loaded."""
+    unpack = zstandard.ZstdDecompressor().decompress
+    for patient_id, column in rows:
+        try:
+            packed = _unsealed(column, patient_id, _BODY, keys)
+        except KeyDestroyedError:
+            yield None
+        else:
+            yield unpack(packed, max_output_size=_LARGEST_BODY)
+
+
+def _kept(key: SnapshotKey, as_of_us: int, expected: bytes, column: bytes | None, keys: Keys) -> Kept:
+    if column is None:
         return Kept(key, as_of_us, expected, None)
+    try:
+        packed = _unsealed(column, key.patient_id, _BODY, keys)
+    except KeyDestroyedError:
+        return Kept(key, as_of_us, expected, None, is_erased=True)
     body = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LARGEST_BODY)
     if digest(body) != expected:
         raise BrokenInvariantError(

@@ -12,8 +12,9 @@ import logging
 import sys
 
 from twin import process
-from twin.bus import Bus
-from vocabulary.errors import ConfigurationError, VigilError
+from twin.bus import Bus, open_bus
+from twin.subjects import RAW, SNAPSHOTS, TWINS
+from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
 from vocabulary.records import PARTITIONS
 from vocabulary.settings import Settings
 
@@ -49,9 +50,10 @@ def _partitions(text: str) -> list[int]:
 async def _run(name: str, settings: Settings, partitions: list[int]) -> None:
     clock = process.clock_of(settings)
     stop = process.stop_on_signals()
-    bus = await Bus.connect(process.nats_url(settings), f"vigil {name}")
+    bus = await open_bus(settings, name)
+    ended = asyncio.create_task(_stop_with(bus, stop))
     try:
-        await bus.ensure_streams(settings.raw_max_bytes)
+        await _prepare(bus, name, settings.raw_max_bytes)
         # Imported by need: ingress holds no scores, and starts in a third of the time without them.
         if name == "ingress":
             from twin import ingress
@@ -64,15 +66,51 @@ async def _run(name: str, settings: Settings, partitions: list[int]) -> None:
         elif name == "keeper":
             from twin import keeper
 
-            await keeper.run(settings, bus, process.database_url(settings), stop)
+            tending = asyncio.create_task(_tend_streams(bus))
+            try:
+                await keeper.run(settings, bus, process.database_url(settings), stop)
+            finally:
+                await process.end([tending])
         else:
             from twin import engine_loop, forecast
 
             forecaster = forecast.open_forecaster(settings)
             url = process.database_url(settings)
             await engine_loop.run(settings, bus, url, clock, stop, forecaster, partitions)
+        if ended.done():
+            raise UnavailableError("nats-server ended the connection for good: it no longer knows this process.")
     finally:
+        await process.end([ended])
         await bus.close()
+
+
+async def _prepare(bus: Bus, name: str, raw_max_bytes: int) -> None:
+    """See to the streams a process cannot begin without; the others are waited for where they are used."""
+    if name == "keeper":
+        await bus.ensure_derived_streams()
+    needed = {"ingress": (RAW,), "normalizer": (RAW,), "engine": (SNAPSHOTS, TWINS)}
+    await bus.prepare_streams(raw_max_bytes, *needed.get(name, ()))
+
+
+async def _stop_with(bus: Bus, stop: asyncio.Event) -> None:
+    """Stop the process when its connection has ended for good: the supervisor starts it anew, with what it then has."""
+    await bus.wait_ended()
+    stop.set()
+
+
+async def _tend_streams(bus: Bus) -> None:
+    """Make the streams in memory again after each restart of nats-server."""
+    returned = asyncio.Event()
+    bus.on_reconnect(returned.set)
+    while True:
+        await returned.wait()
+        returned.clear()
+        try:
+            await bus.ensure_derived_streams()
+        except UnavailableError as error:
+            logging.getLogger("vigil.keeper").warning("streams_not_made", extra={"reason": str(error)})
+            await asyncio.sleep(0.2)
+            returned.set()
 
 
 def main() -> int:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from stores import ledger, partition_log, positions, quarantine
+from stores import ledger, partition_log, positions, quarantine, raw_subjects
 from stores.database import Connection, consistent_read, transaction
-from stores.raw_archive import RawArchive
+from stores.raw_archive import Damage, RawArchive, check
 from twin.bus import Bus
 from twin.outcomes import CONTROL_FEED, read_pack
+from vocabulary.errors import BrokenInvariantError
 from vocabulary.records import INCARNATION_SHIFT
 
 _SEQUENCE_MASK = (1 << INCARNATION_SHIFT) - 1
@@ -115,33 +116,43 @@ async def balance(connection: Connection, bus: Bus) -> Account:
 
 
 class Recount(NamedTuple):
-    """Two independent counts of everything received."""
+    """Two independent counts of everything received, and whether the sealed files are those the ledger holds."""
 
     found: int  # messages in sealed files and the stream, up to the normalizer's position
     booked: int  # what the ledger says was received
+    damages: list[Damage] = []  # noqa: RUF012 — never changed
 
     @property
     def is_same(self) -> bool:
-        """Return whether both agree."""
-        return self.found == self.booked
+        """Return whether both agree, and no sealed file is missing or altered."""
+        return self.found == self.booked and not self.damages
 
 
 async def recount(connection: Connection, bus: Bus, archive: RawArchive) -> Recount:
     """Count every message in RAW and its sealed files again, and compare with the ledger. Reads all of it.
 
+    Needs no key: sealed files are counted by their outlines and compared with the digests in the ledger, so erasing a
+    patient changes nothing here. A file that cannot be read counts nothing, and is among the damages.
+
     Raises:
         UnavailableError: PostgreSQL or JetStream does not answer.
-        BrokenInvariantError: a sealed file is damaged.
     """
     async with consistent_read(connection):
         booked = (await ledger.balance(connection)).total.messages.received
         position = (await positions.read(connection))[positions.NORMALIZER].position
+        noted = await raw_subjects.sealings(connection)
     found = 0
     sealed_until = 0
+    damages = await asyncio.to_thread(check, archive, noted)
     for stretch in archive.stretches():
         sealed_until = stretch.last
-        packs = await asyncio.to_thread(lambda one: [p.data for p in archive.read(one)], stretch)
-        found += sum(map(_messages_in, packs))
+        try:
+            outlines = await asyncio.to_thread(archive.outlines, stretch)
+        except BrokenInvariantError:
+            if not any(damage.name == stretch.path.name for damage in damages):
+                damages.append(Damage(stretch.path.name, "altered", "it cannot be read"))
+            continue
+        found += sum(outline.items for outline in outlines if outline.feed != CONTROL_FEED)
     behind = sealed_until & _SEQUENCE_MASK if sealed_until >> INCARNATION_SHIFT == position >> INCARNATION_SHIFT else 0
     reader = bus.raw_reader(behind)
     last = position & _SEQUENCE_MASK
@@ -154,7 +165,7 @@ async def recount(connection: Connection, bus: Bus, archive: RawArchive) -> Reco
             found += sum(_messages_in(message.data) for message in packs_taken if message.sequence <= last)
     finally:
         await reader.close()
-    return Recount(found, booked)
+    return Recount(found, booked, damages)
 
 
 def _messages_in(data: bytes) -> int:

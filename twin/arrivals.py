@@ -6,15 +6,15 @@ Not here: what becomes of a message (twin.normalizer), decoding itself (interop.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
 from interop import hl7v2
-from stores import source_messages
+from stores import blob_keys, source_messages
 from stores.blobs import BlobDamagedError, BlobMissingError, BlobStore
 from stores.database import Connection
+from stores.envelope import KeyDestroyedError, KeyMissingError, Keys
 from twin.outcomes import CONTROL_FEED, Arrival
 from vocabulary.records import RawId, RawPack, Reason, Rejected
 from vocabulary.settings import FeedSettings, Settings
@@ -28,9 +28,10 @@ _log = logging.getLogger("vigil.normalizer")
 class Arrivals:
     """Makes arrivals of packs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys) -> None:
         """Know the feeds' rules; nothing is read."""
         self._blobs = BlobStore(settings.data_dir / "blobs")
+        self._keys = keys
         self._feeds = {feed.name: feed for feed in settings.feeds}
         self._zones = {feed.name: ZoneInfo(feed.timezone) for feed in settings.feeds}
 
@@ -65,14 +66,26 @@ class Arrivals:
         else:
             try:
                 if item.blob:
-                    body = await asyncio.to_thread(self._blobs.get, item.blob)
-            except (BlobMissingError, BlobDamagedError) as error:
+                    body = await blob_keys.read(self._blobs, item.blob, self._keys)
+            except (BlobMissingError, BlobDamagedError, KeyDestroyedError, KeyMissingError) as error:
                 # One lost body must not stop the hospital's log; it is itemised, and this line pages somebody.
                 _log.error("blob_unusable", extra={"position": position, "index": index, "kind": type(error).__name__})
                 message = Rejected(Reason.MALFORMED, "blob store", "the body that was stored", type(error).__name__)
             else:
                 message = self.decode(body, pack.feed)
         return Arrival(raw, pack.feed, item, body, message)
+
+    async def give(self, blob: str, patient_id: int) -> None:
+        """Hand the body of a blob to its patient: from now on it is erased with that patient's key.
+
+        Raises:
+            UnavailableError: the disk or the database is not there.
+        """
+        try:
+            await blob_keys.assign(self._blobs, blob, patient_id, self._keys)
+        except (BlobDamagedError, KeyDestroyedError, KeyMissingError) as error:
+            # It cannot be read, so there is nothing to hand over.
+            _log.error("blob_unusable", extra={"blob": blob, "kind": type(error).__name__})
 
 
 async def claim(connection: Connection, arrivals: Sequence[Arrival]) -> dict[RawId, source_messages.Seen]:

@@ -1,6 +1,7 @@
 """The directory's memory as rows: every fact with the position that told us, every change kept for the next commit.
 
-Here: patients, identifiers, merges, stays, places and bed associations in memory, and what of them must be written.
+Here: patients, identifiers, merges, stays, places, care and bed associations in memory, and what of them must be
+written.
 Not here: which patient a message means (twin.directory), what movements do (twin.stays), SQL (stores.clinical).
 
 Nothing is overwritten: a row that no longer holds gets `known_to`, and another takes its place. Several changes at one
@@ -15,14 +16,27 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stores import clinical
-from stores.clinical import AssociationRow, EncounterPlaceRow, EncounterRow, IdentifierRow, MergeRow, PatientRow
+from stores.clinical import (
+    AssociationRow,
+    CareRow,
+    EncounterPlaceRow,
+    EncounterRow,
+    IdentifierRow,
+    MergeRow,
+    PatientRow,
+    VipRow,
+)
 from twin.beds import BED, Occupancy, bed_key, bed_subject, identifier_key, occupancies
+from twin.care import Assignment, Vip, spans
 from twin.stays import Placement, Stay
 
 Names = tuple[tuple[str, str], ...]
 """Identifiers as (authority, value)."""
 
-Known = TypeVar("Known", EncounterPlaceRow, AssociationRow)
+_CareKey = tuple[int, str, int, str, str]
+"""Stay, role, start, authority and identifier."""
+
+Known = TypeVar("Known", EncounterPlaceRow, AssociationRow, CareRow, VipRow)
 
 
 class _Revisions(Generic[Known]):
@@ -61,6 +75,8 @@ class Book:
         self._stays: dict[int, dict[int, Stay]] = {}  # by the patient they were told of
         self._encounters: dict[int, EncounterRow] = {}
         self._places: dict[int, dict[int, EncounterPlaceRow]] = {}  # by stay, then by start
+        self._care: dict[int, dict[_CareKey, CareRow]] = {}  # by stay
+        self._vips: dict[int, VipRow] = {}
         self._claims: dict[str, dict[int, list[Occupancy]]] = {}  # by bed, then by stay
         self._next_patient = 1
         self._next_encounter = 1
@@ -143,6 +159,7 @@ class Book:
             self._changed_encounters.add(stay.encounter_id)
             self._encounter_states[stay.encounter_id, position] = row
         self._keep_places(stay, position)
+        self._keep_care(before, stay, position)
         touched = self._claim(before, stay)
         return [bed_key(subject) for subject in touched if self._settle(subject, position)]
 
@@ -164,6 +181,32 @@ class Book:
         for from_us, row in wanted.items():
             held[from_us] = row
             self._place_revisions.add(row)
+
+    def _keep_care(self, before: Stay | None, stay: Stay, position: int) -> None:
+        if before is not None and (before.care, before.ended_at_us, before.vip) == (
+            stay.care,
+            stay.ended_at_us,
+            stay.vip,
+        ):
+            return
+        wanted = {_care_key(row): row for row in _care_rows(stay, position)}
+        held = self._care.setdefault(stay.encounter_id, {}) if wanted else self._care.get(stay.encounter_id, {})
+        for key, row in list(held.items()):
+            new = wanted.get(key)
+            if new is not None and new.to_us == row.to_us:
+                del wanted[key]
+            else:
+                del held[key]
+                self._care_revisions.close(row, position)
+        for key, row in wanted.items():
+            held[key] = row
+            self._care_revisions.add(row)
+        known = self._vips.get(stay.encounter_id)
+        if stay.vip is not None and (known is None or (known.at_us, known.is_vip) != stay.vip):
+            if known is not None:
+                self._vip_revisions.close(known, position)
+            self._vips[stay.encounter_id] = VipRow(stay.encounter_id, stay.vip.is_vip, stay.vip.at_us, position)
+            self._vip_revisions.add(self._vips[stay.encounter_id])
 
     def _claim(self, before: Stay | None, stay: Stay) -> list[str]:
         """Record which beds a stay claims; return every bed it claims or claimed, in order."""
@@ -235,6 +278,10 @@ class Book:
             closed_associations=self._association_revisions.closed,
             associations=list(self._association_revisions.added.values()),
             encounter_states=list(self._encounter_states.values()),
+            closed_care=self._care_revisions.closed,
+            care=list(self._care_revisions.added.values()),
+            closed_vips=self._vip_revisions.closed,
+            vips=list(self._vip_revisions.added.values()),
         )
         self._forget_changes()
         return changes
@@ -248,6 +295,8 @@ class Book:
         self._place_revisions: _Revisions[EncounterPlaceRow] = _Revisions(
             lambda row: (row.encounter_id, row.from_us, row.known_from)
         )
+        self._care_revisions: _Revisions[CareRow] = _Revisions(lambda row: (*_care_key(row), row.known_from))
+        self._vip_revisions: _Revisions[VipRow] = _Revisions(lambda row: (row.encounter_id, row.known_from))
         self._association_revisions: _Revisions[AssociationRow] = _Revisions(
             lambda row: (row.subject_kind, row.subject, row.from_us, row.known_from)
         )
@@ -263,9 +312,17 @@ class Book:
                 self._redirect(patient.patient_id, self.survivor_of(patient.merged_into))
         for placed in rows.places:
             self._places.setdefault(placed.encounter_id, {})[placed.from_us] = placed
+        for cared in rows.care:
+            self._care.setdefault(cared.encounter_id, {})[_care_key(cared)] = cared
+        self._vips = {row.encounter_id: row for row in rows.vips}
         for encounter in rows.encounters:
             self._encounters[encounter.encounter_id] = encounter
-            stay = _stay(encounter, self._places.setdefault(encounter.encounter_id, {}).values())
+            stay = _stay(
+                encounter,
+                self._places.setdefault(encounter.encounter_id, {}).values(),
+                self._care.get(encounter.encounter_id, {}).values(),
+                self._vips.get(encounter.encounter_id),
+            )
             self._stays.setdefault(stay.patient_id, {})[stay.encounter_id] = stay
             self._claim(None, stay)
         self._next_encounter = max(self._encounters, default=0) + 1
@@ -274,7 +331,7 @@ class Book:
             held.setdefault(association.subject, []).append(association)
 
 
-def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow]) -> Stay:
+def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow], care: Iterable[CareRow], vip: VipRow | None) -> Stay:
     return Stay(
         row.encounter_id,
         row.patient_id,
@@ -284,7 +341,31 @@ def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow]) -> Stay:
         row.started_at_us,
         row.ended_at_us,
         tuple(Placement(place.from_us, place.place, place.placed_by) for place in places),
+        _assignments(care),
+        None if vip is None else Vip(vip.at_us, vip.is_vip),
     )
+
+
+def _assignments(rows: Iterable[CareRow]) -> tuple[Assignment, ...]:
+    found: dict[tuple[int, str], list[tuple[str, str]]] = {}
+    for row in rows:
+        practitioners = found.setdefault((row.from_us, row.role), [])
+        if row.identifier:
+            practitioners.append((row.authority, row.identifier))
+    return tuple(Assignment(*key, tuple(sorted(named))) for key, named in sorted(found.items()))
+
+
+def _care_rows(stay: Stay, position: int) -> list[CareRow]:
+    """Return a stay's care as rows; a role that is nobody's is a row without identifier."""
+    return [
+        CareRow(stay.encounter_id, held.role, authority, identifier, held.from_us, to_us, position)
+        for held, to_us in spans(stay.care, stay.ended_at_us)
+        for authority, identifier in held.practitioners or (("", ""),)
+    ]
+
+
+def _care_key(row: CareRow) -> _CareKey:
+    return row.encounter_id, row.role, row.from_us, row.authority, row.identifier
 
 
 def _content(row: AssociationRow) -> AssociationRow:

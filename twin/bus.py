@@ -1,19 +1,20 @@
 """The bus: NATS JetStream, as the twin's processes use it.
 
-Here: the four streams, packed durable publishing, an ordered reader of RAW, snapshots out and in.
-Not here: what the bytes mean (the processes), starting a server (orchestration.embedded).
-Why not nats-py's fetch(): measured 3–5 times slower than a raw pull request with a callback.
+Here: the four streams, packed durable publishing, snapshots out and in, and who we are there.
+Not here: what the bytes mean (the processes), starting a server (orchestration.embedded), who may do what on it
+(orchestration.nats_configuration).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections import deque
+import logging
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 import nats
@@ -22,46 +23,32 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    StorageType,
-    StreamConfig,
-)
+from nats.js.api import StreamConfig
 
-from vocabulary.errors import StreamFullError, UnavailableError
+from twin.bus_link import Link, bus_context, why_not
+from twin.raw_reader import AWAY, RawMessage, RawReader
+from twin.streams import streams
+from twin.subjects import (
+    RAW,
+    SNAPSHOTS,
+    TICK_SUBJECT,
+    TWINS,
+    TWINS_SUBJECT,
+    inbox_prefix,
+    subject_token,
+)
+from vocabulary.errors import ConfigurationError, StreamFullError, UnavailableError
+from vocabulary.settings import Settings
 from vocabulary.snapshot import Publication
 
-RAW = "RAW"
-EVENTS = "EVENTS"
-SNAPSHOTS = "SNAPSHOTS"
-TWINS = "KV_twins"
-TWINS_SUBJECT = "$KV.twins."
-TICK_SUBJECT = "EVENTS.tick"
+__all__ = ["Bus", "RawExtent", "RawMessage", "RawReader", "bus_context", "open_bus"]
 
-_PULL_BATCH = 256  # packs asked for at once: at most 128 MiB in memory
-_PULL_EXPIRES_NS = 20_000_000_000
-_SILENCE_S = 30.0  # no pack, no status: the consumer is gone (server restart); make it anew
 _STREAM_FULL_CODES = {10077, 10047, 10023, 10122}  # max bytes, storage resources, insufficient resources, reserved
+_TWINS_A_PAGE = 1000
+_PAGES_CHASED = 8  # under a load that never pauses, what is published meanwhile is not followed for ever
 _PUBLICATION = msgspec.msgpack.Decoder(Publication)
 
-# What nats-py raises when the server or the connection is away; all are waited out.
-_AWAY = (
-    nats.errors.Error,
-    nats.js.errors.Error,
-    asyncio.TimeoutError,
-    ConnectionError,
-    OSError,
-)
-
-
-class RawMessage(NamedTuple):
-    """One pack as RAW holds it."""
-
-    sequence: int
-    data: bytes
+_log = logging.getLogger("vigil.bus")
 
 
 class RawExtent(NamedTuple):
@@ -73,77 +60,144 @@ class RawExtent(NamedTuple):
     bytes: int
 
 
-def subject_token(text: str) -> str:
-    """Return `text` as one token of a subject: NATS allows no spaces, dots or wildcards in it."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text) or "_"
+async def open_bus(settings: Settings, name: str, timeout_s: float = 10) -> Bus:
+    """Connect as the process `name`, to the server and with the identity that the settings name.
+
+    Raises:
+        ConfigurationError: no address is set, or the identity cannot be used.
+        UnavailableError: no server answered within `timeout_s`, or it does not know us.
+    """
+    if settings.nats_url is None:
+        raise ConfigurationError("VIGIL_NATS_URL is not set; `vigil up` sets it for the processes it starts.")
+    url = settings.nats_url.get_secret_value()
+    return await Bus.connect(url, name, bus_context(settings, url), timeout_s)
 
 
 class Bus:
     """One connection to NATS."""
 
-    def __init__(self, client: Client, reconnections: list[Callable[[], None]]) -> None:
+    def __init__(self, client: Client, link: Link, *, makes_streams: bool) -> None:
         """Use `Bus.connect`."""
         self._client = client
+        self._makes_streams = makes_streams
         self._jetstream = client.jetstream(timeout=5)
-        self._reconnections = reconnections
+        self._link = link
 
     @classmethod
-    async def connect(cls, url: str, name: str, timeout_s: float = 10) -> Bus:
+    async def connect(cls, url: str, name: str, tls: ssl.SSLContext | None = None, timeout_s: float = 10) -> Bus:
         """Connect and keep reconnecting for as long as the process lives.
 
+        Args:
+            url: nats://… or tls://…, with user and password where the server wants them.
+            name: the process's name; it hears answers below `inbox_prefix(name)`.
+            tls: shows who we are and checks who the server is; None for plain text.
+            timeout_s: how long to wait for the server.
+
         Raises:
-            UnavailableError: no server answered within `timeout_s`.
+            UnavailableError: no server answered within `timeout_s`, or it does not know us.
         """
-        reconnections: list[Callable[[], None]] = []
-
-        async def on_reconnect() -> None:
-            for callback in reconnections:
-                callback()
-
-        async def on_error(_error: Exception) -> None:
-            # Each failed call reports its own error; nats-py would also print this one, with the URL's password.
-            return
-
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            try:
-                client = await nats.connect(
-                    url,
-                    name=name,
-                    connect_timeout=2,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    pending_size=64 * 1024 * 1024,
-                    reconnected_cb=on_reconnect,
-                    error_cb=on_error,
-                )
-                return cls(client, reconnections)
-            except _AWAY as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise UnavailableError(
-                        f"nats-server does not answer ({type(error).__name__}). Start it with `vigil up`, "
-                        "or check VIGIL_NATS_URL."
-                    ) from None
-                await asyncio.sleep(0.2)
+        link = Link()
+        client = Client()
+        connecting = client.connect(
+            url,
+            name=f"vigil {name}",
+            tls=tls,
+            inbox_prefix=inbox_prefix(name),
+            connect_timeout=2,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept: fractions work
+            ping_interval=5,
+            max_outstanding_pings=2,
+            pending_size=64 * 1024 * 1024,
+            reconnected_cb=link.on_reconnect,
+            error_cb=link.on_error,
+            closed_cb=link.on_closed,
+        )
+        try:
+            # One that reconnects for ever also tries for ever the first time: the limit is ours.
+            await asyncio.wait_for(connecting, timeout_s)
+        except AWAY as error:
+            link.is_closing = True
+            with suppress(*AWAY):
+                await asyncio.wait_for(client.close(), timeout=3)
+            raise UnavailableError(why_not(link.last_error or error)) from None
+        is_known_by_certificate = tls is not None and urlsplit(url).username is None
+        return cls(client, link, makes_streams=not is_known_by_certificate)
 
     @property
     def is_connected(self) -> bool:
         """Return whether the connection is up at this moment."""
         return bool(self._client.is_connected)
 
+    @property
+    def is_ready(self) -> bool:
+        """Return whether the connection is up and the server has refused nothing we asked for on it."""
+        return self.is_connected and not self._link.denied
+
+    @property
+    def denied(self) -> frozenset[tuple[str, str]]:
+        """Return what the server refused since it was last connected: (publish or subscription, class of subject)."""
+        return frozenset(self._link.denied)
+
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each reconnection: what lived in the server's memory may be gone."""
-        self._reconnections.append(callback)
+        self._link.reconnections.append(callback)
+
+    async def wait_ended(self) -> None:
+        """Wait until the connection has ended for good: `close` was called, or the server no longer knows us."""
+        await self._link.ended.wait()
 
     async def close(self) -> None:
         """Flush and close; returns at once when the server is away."""
+        self._link.is_closing = True
         try:
             await asyncio.wait_for(self._client.close(), timeout=3)
-        except _AWAY:
+        except AWAY:
             return
+
+    @classmethod
+    async def set_up(
+        cls,
+        url: str,
+        tls: ssl.SSLContext | None,
+        raw_max_bytes: int,
+        timeout_s: float = 20,
+        *,
+        may_make_raw: bool = True,
+    ) -> None:
+        """Connect as `setup`, make the streams that are missing, and leave: `vigil up`, before any process starts.
+
+        Args:
+            url: of the server.
+            tls: who we are.
+            raw_max_bytes: the size at which RAW takes no more.
+            timeout_s: how long to wait for the server.
+            may_make_raw: False where the server's disk holds a RAW, which it would show unless its key is a wrong one.
+
+        Raises:
+            UnavailableError: the server does not answer, does not know us, or has no room for the streams.
+            ConfigurationError: there is a RAW on its disk, and it does not show it.
+        """
+        bus = await cls.connect(url, "setup", tls, timeout_s)
+        try:
+            if not may_make_raw and not await bus._has(RAW):
+                raise ConfigurationError(
+                    "nats-server holds RAW on its disk and cannot read it: its key is not the one it was kept with. "
+                    "Put keys/jetstream.key of the data directory back; what is in RAW was acknowledged to its senders."
+                )
+            await bus.ensure_streams(raw_max_bytes)
+        finally:
+            await bus.close()
+
+    async def _has(self, stream: str) -> bool:
+        try:
+            await self._jetstream.stream_info(stream)
+        except nats.js.errors.NotFoundError:
+            return False
+        except AWAY as error:
+            raise UnavailableError(f"JetStream does not answer ({type(error).__name__})") from error
+        return True
 
     async def ensure_streams(self, raw_max_bytes: int) -> None:
         """Create the streams that are missing: RAW on disk, the derived ones in memory.
@@ -151,27 +205,17 @@ class Bus:
         Raises:
             UnavailableError: the server does not answer or has no room for the streams.
         """
-        memory_bytes = 256 * 1024 * 1024
-        wanted = [
-            # Discard NEW: what a sender was told is safe is never pushed out by what comes later.
-            StreamConfig(
-                name=RAW, subjects=["RAW.>"], storage=StorageType.FILE, discard=DiscardPolicy.NEW,
-                max_bytes=raw_max_bytes, duplicate_window=120, allow_direct=True,
-            ),
-            StreamConfig(
-                name=EVENTS, subjects=["EVENTS.>"], storage=StorageType.MEMORY, discard=DiscardPolicy.OLD,
-                max_bytes=memory_bytes, max_age=900,
-            ),
-            StreamConfig(
-                name=SNAPSHOTS, subjects=["SNAPSHOTS.>"], storage=StorageType.MEMORY, discard=DiscardPolicy.OLD,
-                max_bytes=memory_bytes, max_age=300,
-            ),
-            StreamConfig(
-                name=TWINS, subjects=[TWINS_SUBJECT + ">"], storage=StorageType.MEMORY, discard=DiscardPolicy.NEW,
-                max_bytes=memory_bytes, max_msgs_per_subject=1, allow_rollup_hdrs=True, deny_delete=True,
-                allow_direct=True,
-            ),
-        ]  # fmt: skip
+        await self._ensure(streams(raw_max_bytes))
+
+    async def ensure_derived_streams(self) -> None:
+        """Create the streams in memory that are missing; never RAW, whose loss must not pass for an empty hospital.
+
+        Raises:
+            UnavailableError: the server does not answer or has no room for the streams.
+        """
+        await self._ensure(streams(0)[1:])
+
+    async def _ensure(self, wanted: list[StreamConfig]) -> None:
         try:
             for config in wanted:
                 try:
@@ -179,10 +223,41 @@ class Bus:
                 except nats.js.errors.NotFoundError:
                     await self._jetstream.add_stream(config)
                 else:
-                    if config.name == RAW and info.config.max_bytes != raw_max_bytes:
+                    if config.name == RAW and info.config.max_bytes != config.max_bytes:
                         await self._jetstream.update_stream(config)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"JetStream could not provide the streams: {error}") from error
+
+    async def prepare_streams(self, raw_max_bytes: int, *needed: str) -> None:
+        """See to it that the streams `needed` are there.
+
+        Where a certificate says who we are, permissions are ours to give (orchestration.nats_configuration), and making
+        streams is not for every process: it waits. A server with a user and password is the operator's: there any
+        process makes what is missing, as far as it is allowed to.
+
+        Raises:
+            UnavailableError: one is missing, or the server does not answer.
+        """
+        if self._makes_streams:
+            await self.ensure_streams(raw_max_bytes)
+        else:
+            await self.await_streams(*needed)
+
+    async def await_streams(self, *names: str, timeout_s: float = 15.0) -> None:
+        """Wait until the streams `names` exist; whoever may make them is `vigil up`, or the keeper.
+
+        Raises:
+            UnavailableError: one is still missing after `timeout_s`, or the server does not answer.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        for name in names:
+            while not await self._has(name):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise UnavailableError(
+                        f"nats-server has no stream {name}. `vigil up` makes the streams, and the keeper those in "
+                        "memory: start them, or look at their logs."
+                    )
+                await asyncio.sleep(0.1)
 
     async def publish_raw(self, feed: str, pack_id: str, data: bytes) -> int:
         """Append a pack to RAW and return its sequence once it is on disk.
@@ -199,7 +274,7 @@ class Bus:
             if error.err_code in _STREAM_FULL_CODES:
                 raise StreamFullError("RAW is full: raise VIGIL_RAW_MAX_BYTES or free its disk.") from error
             raise UnavailableError(f"RAW refused a pack: {error.description}") from error
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"RAW did not acknowledge ({type(error).__name__})") from error
         return ack.seq
 
@@ -211,7 +286,7 @@ class Bus:
         """
         try:
             answer = await self._client.request(f"$JS.API.STREAM.INFO.{RAW}", b"", timeout=5)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"JetStream does not answer ({type(error).__name__})") from error
         info = json.loads(answer.data)
         if "error" in info:
@@ -231,7 +306,7 @@ class Bus:
         """
         try:
             await self._jetstream.purge_stream(RAW, seq=up_to + 1)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"RAW was not trimmed ({type(error).__name__})") from error
 
     async def publish_events(self, batches: list[tuple[int, bytes]], tick: bytes | None = None) -> None:
@@ -241,7 +316,7 @@ class Bus:
                 await self._client.publish(f"EVENTS.{partition}", data)
             if tick is not None:
                 await self._client.publish(TICK_SUBJECT, tick)
-        except _AWAY:
+        except AWAY:
             # The engine finds the gap by `previous` and reads the partition log.
             return
 
@@ -266,7 +341,7 @@ class Bus:
                 await self._client.publish(f"{TWINS_SUBJECT}{publication.patient_id}", publication.body)
                 await self._client.publish(f"{SNAPSHOTS}.{subject_token(publication.ward)}", encoded)
             await self._client.flush(timeout=5)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"snapshots were not taken ({type(error).__name__})") from error
 
     async def snapshots(self) -> dict[int, bytes]:
@@ -276,25 +351,48 @@ class Bus:
             UnavailableError: the server does not answer.
         """
         found: dict[int, bytes] = {}
+        inbox = self._client.new_inbox()
         try:
-            subscription = await self._jetstream.subscribe(
-                TWINS_SUBJECT + ">",
-                ordered_consumer=True,
-                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-                pending_msgs_limit=1_000_000,
-                pending_bytes_limit=512 * 1024 * 1024,
+            subscription = await self._client.subscribe(
+                inbox, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
             )
-            info = await subscription.consumer_info()
-            # What was waiting when the consumer was made: delivered meanwhile, or still to come.
-            waiting = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-            while waiting > 0:
-                message = await subscription.next_msg(timeout=5)
-                found[int(message.subject.rsplit(".", 1)[1])] = message.data
-                waiting -= 1
-            await subscription.unsubscribe()
-        except _AWAY as error:
+            try:
+                sequence, chased = 0, 0
+                while chased < _PAGES_CHASED:
+                    sequence, left = await self._page_of_twins(subscription, inbox, sequence + 1, found)
+                    if left is None:
+                        break
+                    chased += left == 0
+            finally:
+                await subscription.unsubscribe()
+        except AWAY as error:
             raise UnavailableError(f"the twins bucket does not answer ({type(error).__name__})") from error
         return found
+
+    async def _page_of_twins(
+        self, subscription: Subscription, inbox: str, sequence: int, found: dict[int, bytes]
+    ) -> tuple[int, int | None]:
+        """Read some twins from `sequence` on; return the last one's sequence, and how many were left; None: surely none.
+
+        A direct get needs no consumer, so the reader needs no right to make one. A twin that is published meanwhile
+        moves behind the others, and is met there.
+        """
+        asked = {"seq": sequence, "next_by_subj": TWINS_SUBJECT + ">", "batch": _TWINS_A_PAGE}
+        await self._client.publish(f"$JS.API.DIRECT.GET.{TWINS}", json.dumps(asked).encode(), reply=inbox)
+        while True:
+            message = await subscription.next_msg(timeout=5)
+            headers = message.headers or {}
+            status = headers.get("Status")
+            if status == "404":  # nothing at or behind this sequence
+                return sequence, None
+            if status == "204":
+                # The page's end. Its count of what is left was made before the page was read: what was published
+                # meanwhile is not in it, so only an empty answer is sure to be the last.
+                return sequence, int(headers.get("Nats-Num-Pending", "0"))
+            if status is not None:
+                raise nats.errors.Error(f"status {status}")  # among them 503: there is no such stream
+            sequence = int(headers["Nats-Sequence"])
+            found[int(headers["Nats-Subject"].rsplit(".", 1)[1])] = message.data
 
     async def follow(self) -> AsyncIterator[Publication]:
         """Yield every snapshot published from now on, of all wards."""
@@ -310,107 +408,5 @@ class Bus:
             while True:
                 yield _PUBLICATION.decode(await arrived.get())
         finally:
-            with suppress(*_AWAY):
+            with suppress(*AWAY):
                 await subscription.unsubscribe()
-
-
-class RawReader:
-    """Reads RAW in order, without acknowledging: the position in PostgreSQL is the only one that counts."""
-
-    def __init__(self, client: Client, after: int) -> None:
-        """Describe a reader behind sequence `after`; nothing is asked of the server yet."""
-        self._client = client
-        self._jetstream = client.jetstream(timeout=5)
-        self._after = after
-        self._arrived: deque[RawMessage] = deque()
-        self._wake = asyncio.Event()
-        self._subscription: Subscription | None = None
-        self._consumer = ""
-        self._inbox = ""
-        self._outstanding = 0
-        self._heard_at = 0.0
-        self._last_arrived: int | None = None
-
-    async def _open(self) -> None:
-        await self.close()
-        self._arrived.clear()
-        self._outstanding = 0
-        self._last_arrived = None
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self._after + 1,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=60,
-            mem_storage=True,
-        )
-        info = await self._jetstream.add_consumer(RAW, config)
-        self._consumer = info.name
-        self._inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(
-            self._inbox, cb=self._on_message, pending_msgs_limit=100_000, pending_bytes_limit=1024 * 1024 * 1024
-        )
-        self._heard_at = asyncio.get_running_loop().time()
-
-    async def _on_message(self, message: Msg) -> None:
-        if message.headers and "Status" in message.headers:
-            self._outstanding = 0
-            if message.headers["Status"] in {"404", "408"}:  # the request ended: the next take() asks again
-                self._heard_at = asyncio.get_running_loop().time()
-            else:  # 409, 503: the consumer is gone
-                self._lose()
-        else:
-            # $JS.ACK.RAW.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
-            sequence = int(message.reply.split(".")[-4])
-            if self._last_arrived not in {None, sequence - 1}:
-                self._lose()  # packs were dropped on the way: read again from the last one taken
-                return
-            self._last_arrived = sequence
-            self._heard_at = asyncio.get_running_loop().time()
-            self._outstanding -= 1
-            self._arrived.append(RawMessage(sequence, message.data))
-        self._wake.set()
-
-    async def _request(self) -> None:
-        body = json.dumps({"batch": _PULL_BATCH, "expires": _PULL_EXPIRES_NS}).encode()
-        await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{RAW}.{self._consumer}", body, reply=self._inbox)
-        self._outstanding = _PULL_BATCH
-
-    async def take(self, timeout_s: float) -> list[RawMessage]:
-        """Return what has arrived, in order and without holes, or an empty list after `timeout_s`.
-
-        Raises:
-            UnavailableError: the server does not answer; call again.
-        """
-        loop = asyncio.get_running_loop()
-        try:
-            if self._subscription is None or loop.time() - self._heard_at > _SILENCE_S:
-                await self._open()
-            if not self._arrived:
-                if self._outstanding <= 0:
-                    await self._request()
-                self._wake.clear()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), timeout_s)
-                except TimeoutError:
-                    return []
-        except _AWAY as error:
-            self._subscription = None
-            raise UnavailableError(f"RAW cannot be read ({type(error).__name__})") from error
-        taken: list[RawMessage] = []
-        while self._arrived and len(taken) < _PULL_BATCH:
-            message = self._arrived.popleft()
-            if message.sequence <= self._after:
-                continue
-            self._after = message.sequence
-            taken.append(message)
-        return taken
-
-    def _lose(self) -> None:
-        self._heard_at = float("-inf")
-
-    async def close(self) -> None:
-        """Stop reading."""
-        if self._subscription is not None:
-            with suppress(*_AWAY):
-                await self._subscription.unsubscribe()
-            self._subscription = None

@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
+from governance.ledger_writers import ledger_writer
+from governance.privacy import KeyRing
 from models.features import FeatureWindow
 from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
@@ -52,9 +54,11 @@ class Engine:
         clock: Clock,
         ledger: LedgerWriter,
         taken: dict[int, positions.Taken],
+        keys: KeyRing,
     ) -> None:
         """Use `open_engine`."""
         self._settings = settings
+        self._keys = keys
         self._connection = connection
         self._forecaster = forecaster
         self._clock = clock
@@ -78,7 +82,9 @@ class Engine:
     async def load(self) -> None:
         """Read back the patients of the owned partitions as known at their positions."""
         async with transaction(self._connection) as connection:
-            candidates = {stay.patient_id for stay in await clinical.open_stays(connection)}
+            candidates = set(await clinical.present(connection))
+            # All at once, and not one by one in the first cycles, which should be quick.
+            await self._keys.ensure([0, *(p for p in candidates if partition_of(p) in self.positions)])
             # Who has left since, or was merged: for us they are still there.
             candidates.update(await clinical.changed_since(connection, min(self.positions.values())))
             for patient_id in sorted(candidates):
@@ -387,10 +393,12 @@ class Engine:
                 for partition, entries in runs.items()
             ],
         )
-        await snapshots.put_bodies(connection, bodies)
+        await snapshots.put_bodies(connection, bodies, self._keys)
         await snapshots.delete_outbox(connection, self._published_outbox)
         self._published_outbox = await snapshots.put_outboxes(
-            connection, [(partition, self.positions[partition], rows) for partition, rows in outgoing.items()]
+            connection,
+            [(partition, self.positions[partition], rows) for partition, rows in outgoing.items()],
+            self._keys,
         )
         publications = [publication for rows in outgoing.values() for publication in rows]
         self.snapshots += len(publications)
@@ -410,7 +418,7 @@ class Engine:
     async def publish_left_over(self, bus: Bus) -> int:
         """Publish what a predecessor committed but may not have published; each has its id, so twice is harmless."""
         async with transaction(self._connection) as connection:
-            waiting = await snapshots.take_outbox(connection, 10_000, sorted(self.positions))
+            waiting = await snapshots.take_outbox(connection, 10_000, self._keys, sorted(self.positions))
         for outgoing in waiting:
             await bus.publish_snapshots([(p, _ENCODER.encode(p)) for p in outgoing.publications])
         async with transaction(self._connection) as connection:
@@ -461,9 +469,9 @@ def _applied(
 
 
 async def open_engine(
-    settings: Settings, url: str, clock: Clock, forecaster: Forecaster, partitions: Sequence[int]
+    settings: Settings, url: str, clock: Clock, forecaster: Forecaster, partitions: Sequence[int], keys: KeyRing
 ) -> Engine:
-    """Take partitions over and read their patients back.
+    """Take partitions over and read their patients back. The ring stays the caller's to close.
 
     Raises:
         UnavailableError: PostgreSQL does not answer.
@@ -475,10 +483,10 @@ async def open_engine(
             owner = f"{os.uname().nodename}:{os.getpid()}"
             taken = await positions.take_over(connection, list(readers), owner)
             # One chain an engine: two engines with different partitions never write the same one.
-            ledger = LedgerWriter(f"engine-{min(partitions):02d}")
+            ledger = ledger_writer(settings, f"engine-{min(partitions):02d}")
             await ledger.open(connection)
         engine = Engine(
-            settings, connection, forecaster, clock, ledger, {readers[name]: row for name, row in taken.items()}
+            settings, connection, forecaster, clock, ledger, {readers[name]: row for name, row in taken.items()}, keys
         )
         await engine.load()
         return engine

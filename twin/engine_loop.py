@@ -15,10 +15,12 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 
+from governance.privacy import KeyRing, open_ring
 from twin import health
 from twin.bus import Bus
 from twin.engine import Engine, open_engine
 from twin.forecast import Forecaster
+from twin.subjects import SNAPSHOTS, TWINS
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 from vocabulary.records import Merged, PartitionBatch, Tick, partition_of
@@ -99,6 +101,7 @@ async def run(
 ) -> None:
     """Fold and publish until `stop`; reopen from the stored positions whenever a server was away."""
     current: Engine | None = None
+    keys: KeyRing | None = None
     latencies = Latencies()
     inbox = Inbox(partitions)
     await bus.subscribe_events(inbox.put)
@@ -117,13 +120,14 @@ async def run(
         }
 
     reporter = asyncio.create_task(
-        health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_connected, detail)
+        health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_ready, detail)
     )
     waker = asyncio.create_task(_wake_at(stop, inbox))
     try:
         while not stop.is_set():
             try:
-                current = await open_engine(settings, url, clock, forecaster, partitions)
+                keys = await open_ring(settings, url, purpose="engine keys")
+                current = await open_engine(settings, url, clock, forecaster, partitions, keys)
                 _log.info("engine_open", extra={"patients": len(current.patients)})
                 await _follow(settings, bus, current, inbox, latencies, clock, stop)
             except UnavailableError as error:
@@ -133,6 +137,9 @@ async def run(
                 if current is not None:
                     await current.close()
                     current = None
+                if keys is not None:
+                    await keys.close()
+                    keys = None
     finally:
         reporter.cancel()
         waker.cancel()
@@ -153,7 +160,7 @@ async def _follow(
     stop: asyncio.Event,
 ) -> None:
     loop = asyncio.get_running_loop()
-    await bus.ensure_streams(settings.raw_max_bytes)
+    await bus.prepare_streams(settings.raw_max_bytes, SNAPSHOTS, TWINS)
     left_over = await engine.publish_left_over(bus)
     if left_over:
         _log.info("left_over_published", extra={"commits": left_over})
@@ -167,7 +174,7 @@ async def _follow(
                 is_behind = True
         if inbox.is_bus_new:
             inbox.is_bus_new = False
-            await bus.ensure_streams(settings.raw_max_bytes)
+            await bus.prepare_streams(settings.raw_max_bytes, SNAPSHOTS, TWINS)
             engine.publish_all_soon()
         batches, tick = inbox.take()
         started = loop.time()

@@ -1,7 +1,8 @@
 """MLLP listeners: bytes off sockets into RAW, acknowledged once they are on disk.
 
-Here: connections, packing, group commit, acknowledgements, ticks, backpressure.
-Not here: framing and ACK bytes (interop), what messages mean (twin.normalizer).
+Here: packing, group commit, acknowledgements, ticks, backpressure, which feed speaks TLS and to whom.
+Not here: accepting senders (twin.mllp_door), their connections (twin.mllp_connection), framing and ACK bytes (interop),
+what messages mean (twin.normalizer).
 Source: HL7 v2.6 chapter 2.9 (acknowledgement), MLLP release 1.
 """
 
@@ -9,27 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import uuid
 from collections import deque
+from datetime import date
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from interop import hl7v2, mllp
+from stores.blob_keys import ArrivalsLock
 from stores.blobs import BlobStore
 from twin import health, process
+from twin import listeners as doors
 from twin.bus import Bus
-from vocabulary.clock import Clock
+from twin.mllp_connection import MllpConnection
+from twin.mllp_door import Door, DoorTls
+from vocabulary.clock import Clock, SystemClock
 from vocabulary.errors import ConfigurationError, StreamFullError, UnavailableError
 from vocabulary.records import RawItem, RawPack, Rejected
 from vocabulary.settings import FeedSettings, Settings
+from vocabulary.tls import Identity
 
 PACK_MESSAGES = 500
 PACK_BYTES = 512 * 1024  # a pack of 500 lab messages would pass nats-server's payload limit
 BLOB_BYTES = 256 * 1024  # a larger body goes to the blob store; RAW carries its digest
 QUEUE_BYTES = 32 * 1024 * 1024  # above this a feed's sockets are not read
-CONNECTION_BYTES = 4 * 1024 * 1024  # above this unacknowledged from one sender, that socket is not read
-UNREAD_ACK_S = 60.0  # a sender that does not read its ACKs for this long is disconnected
 _RETRY_S = 0.25
 TICK_FEED = "tick"
 
@@ -46,92 +53,13 @@ class Waiting(NamedTuple):
     received_monotonic_ns: int
 
 
-class MllpConnection(asyncio.Protocol):
-    """One sender's connection: reads frames, writes ACKs in the order the frames came."""
-
-    def __init__(self, listener: FeedListener) -> None:
-        """Belong to a listener; asyncio calls the rest."""
-        self._listener = listener
-        self._framer = mllp.Framer(listener.feed.max_message_bytes)
-        self._transport: asyncio.Transport | None = None
-        self._unacknowledged_bytes = 0
-        self._is_ack_unread = False
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self.peer = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the sender's address."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if peer else ""
-        self._listener.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Frame the bytes and queue whole messages."""
-        for frame in self._framer.feed(data):
-            self._unacknowledged_bytes += len(frame.body)
-            self._listener.accept(self, frame)
-        self.regulate()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Keep what was cut off as evidence: it was never acknowledged, its sender will send it again."""
-        self._listener.connections.discard(self)
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-        remainder = self._framer.close()
-        if remainder is not None:
-            self._unacknowledged_bytes += len(remainder.body)
-            self._listener.accept(self, remainder)
-        self._listener.noise_bytes += self._framer.noise_bytes
-        self._transport = None
-
-    def pause_writing(self) -> None:
-        """Stop reading from a sender that does not read its ACKs, and give it a minute."""
-        self._is_ack_unread = True
-        self._unread_timer = asyncio.get_running_loop().call_later(UNREAD_ACK_S, self.abort)
-        self.regulate()
-
-    def resume_writing(self) -> None:
-        """Read again."""
-        self._is_ack_unread = False
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-        self.regulate()
-
-    def regulate(self) -> None:
-        """Read from the socket only while there is room for what it brings."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        is_full = self._is_ack_unread or self._unacknowledged_bytes > CONNECTION_BYTES or self._listener.is_full
-        if is_full:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-    def acknowledge(self, body_bytes: int, ack: bytes) -> None:
-        """Answer one message, now on disk."""
-        self._unacknowledged_bytes -= body_bytes
-        self.regulate()
-        if self._transport is not None and not self._transport.is_closing() and ack:
-            self._transport.write(ack)
-
-    def abort(self) -> None:
-        """Drop the connection; its sender sends again what was not acknowledged."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        """Close after the ACKs already written have left."""
-        if self._transport is not None:
-            self._transport.close()
-
-
 class FeedListener:
     """One feed: its sockets, its queue, and the committer that empties it."""
 
-    def __init__(self, feed: FeedSettings, bus: Bus, clock: Clock, blobs: BlobStore) -> None:
-        """Describe the feed; `start` listens."""
+    def __init__(
+        self, feed: FeedSettings, bus: Bus, clock: Clock, blobs: BlobStore, tls: DoorTls | None = None
+    ) -> None:
+        """Describe the feed; `start` listens. Without `tls` it speaks plain text."""
         self.feed = feed
         self.connections: set[MllpConnection] = set()
         self.noise_bytes = 0
@@ -145,7 +73,7 @@ class FeedListener:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._is_draining = False
-        self._server: asyncio.Server | None = None
+        self._door = Door(feed.name, lambda: MllpConnection(self), lambda: len(self.connections), tls)
         self._pack_number = 0
         self._session = uuid.uuid4().hex[:12]  # makes pack ids and our ACK control ids unique over restarts
 
@@ -160,16 +88,22 @@ class FeedListener:
         Raises:
             ConfigurationError: the port is taken.
         """
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: MllpConnection(self), host, self.feed.port, backlog=512)
+            return await self._door.open(host, self.feed.port)
         except OSError as error:
             raise ConfigurationError(
                 f"feed {self.feed.name} cannot listen on {host}:{self.feed.port}: {error.strerror}. "
                 "Stop what listens there, or give the feed another port."
             ) from error
-        address = self._server.sockets[0].getsockname()
-        return f"{address[0]}:{address[1]}"
+
+    @property
+    def refused(self) -> int:
+        """Return how many senders were turned away."""
+        return self._door.refused.total()
+
+    def refuse(self, reason: str, peer: str, fingerprint: str = "") -> None:
+        """Note that a sender was turned away."""
+        self._door.refuse(reason, peer, fingerprint)
 
     def accept(self, connection: MllpConnection, frame: mllp.Frame) -> None:
         """Queue a message for the next pack."""
@@ -216,8 +150,11 @@ class FeedListener:
     async def _item(self, waiting: Waiting) -> RawItem:
         frame = waiting.frame
         times = (waiting.received_at_us, waiting.received_monotonic_ns, waiting.connection.peer)
+        client = waiting.connection.client
         if frame.is_oversize:
-            return RawItem(*times, frame.body, oversize_bytes=frame.size, is_truncated=frame.is_truncated)
+            return RawItem(
+                *times, frame.body, oversize_bytes=frame.size, is_truncated=frame.is_truncated, client=client
+            )
         if len(frame.body) > BLOB_BYTES:
             while True:
                 try:
@@ -226,8 +163,8 @@ class FeedListener:
                     self.is_raw_full = True  # the disk is full or gone: no ACK until the body is safe
                     await asyncio.sleep(_RETRY_S)
                 else:
-                    return RawItem(*times, b"", blob=digest, is_truncated=frame.is_truncated)
-        return RawItem(*times, frame.body, is_truncated=frame.is_truncated)
+                    return RawItem(*times, b"", blob=digest, is_truncated=frame.is_truncated, client=client)
+        return RawItem(*times, frame.body, is_truncated=frame.is_truncated, client=client)
 
     async def _store(self, items: list[RawItem]) -> None:
         """Append one pack to RAW; waits out a full stream and an absent server, since nobody was told it is safe."""
@@ -281,8 +218,7 @@ class FeedListener:
 
     async def stop_listening(self) -> None:
         """Take no new connections; what is queued is still committed."""
-        if self._server is not None:
-            self._server.close()
+        await self._door.close()
         self._is_draining = True
         self._wake.set()
 
@@ -335,10 +271,52 @@ async def tick_forever(bus: Bus, clock: Clock, interval_s: float, watch: RawWatc
         await asyncio.sleep(due - loop.time())
 
 
+def tls_of(feed: FeedSettings, settings: Settings, today: date) -> DoorTls | None:
+    """Return how a feed's listener speaks TLS, or None where it speaks plain text.
+
+    Raises:
+        ConfigurationError: the listener's certificate cannot be used, or the feed names its senders and could not tell
+            them apart.
+    """
+    is_tls = settings.speaks_tls(f"mllp.{feed.name}", today)
+    if feed.client_names and not (is_tls and feed.requires_client_certificate):
+        raise ConfigurationError(
+            f"The feed {feed.name} names its senders (client_names), but asks for no certificates. Set "
+            "VIGIL_TLS=always and the feed's requires_client_certificate, or remove client_names."
+        )
+    if not is_tls:
+        return None
+    identity = Identity(settings.server_identity or settings.data_dir / "identity" / "server")
+    return DoorTls(
+        identity,
+        requires_client=feed.requires_client_certificate,
+        revocations=_revocations(identity, settings.data_dir / "authority" / "listeners"),
+    )
+
+
+def _revocations(identity: Identity, house: Path) -> Path:
+    """Return the revocation list of whoever issues the senders' certificates: the house itself, or others."""
+    try:
+        is_ours = identity.authority.read_bytes() == (house / "certificate.pem").read_bytes()
+    except OSError:
+        is_ours = False
+    return (house if is_ours else identity.folder) / "revoked.pem"
+
+
+def allow_many_connections() -> None:
+    """Let this process open as many sockets as the system grants it: the usual 1,024 are fewer than beds."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16_384 if most == resource.RLIM_INFINITY else min(16_384, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -> None:
     """Listen on every feed until `stop`; then commit and acknowledge what was received, and end."""
-    blobs = BlobStore(settings.data_dir / "blobs")
-    listeners = [FeedListener(feed, bus, clock, blobs) for feed in settings.feeds]
+    blobs = BlobStore(settings.data_dir / "blobs", ArrivalsLock.load(settings.keys_dir / "arrivals.pub"))
+    allow_many_connections()
+    today = doors.today(SystemClock())
+    listeners = [FeedListener(feed, bus, clock, blobs, tls_of(feed, settings, today)) for feed in settings.feeds]
     addresses = {listener.feed.name: await listener.start(settings.host) for listener in listeners}
     watch = RawWatch()
 
@@ -348,6 +326,7 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
             "received": sum(listener.received for listener in listeners),
             "acknowledged": sum(listener.acknowledged for listener in listeners),
             "connections": sum(len(listener.connections) for listener in listeners),
+            "senders_refused": sum(listener.refused for listener in listeners),
             "noise_bytes": sum(listener.noise_bytes for listener in listeners),
             "is_raw_full": watch.is_full or any(listener.is_raw_full for listener in listeners),
             "raw_refused_s": round(watch.refused_s(asyncio.get_running_loop().time()), 1),
@@ -359,7 +338,7 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
         background = [
             tasks.create_task(tick_forever(bus, clock, settings.tick_interval_s, watch)),
             tasks.create_task(
-                health.report(settings.data_dir / "run", "ingress", address, lambda: bus.is_connected, detail)
+                health.report(settings.data_dir / "run", "ingress", address, lambda: bus.is_ready, detail)
             ),
         ]
         await stop.wait()

@@ -14,9 +14,10 @@ import logging
 
 import msgspec
 
+from governance.privacy import KeyRing
 from interop import hl7v2
 from interop.terminology import Terminology
-from stores import clinical_write, feeds, partition_log, positions, quarantine, source_messages
+from stores import clinical_write, feeds, partition_log, positions, quarantine, raw_subjects, source_messages
 from stores.database import Connection, storable, transaction
 from stores.ledger import Entry, LedgerWriter, detail_of
 from twin.arrivals import CUT_OFF, Arrivals, claim
@@ -27,6 +28,7 @@ from twin.outcomes import CONTROL_FEED, Arrival, Command, Counts, Work, read_pac
 from vocabulary.records import (
     INCARNATION_SHIFT,
     Event,
+    Merged,
     Observation,
     Observed,
     Outcome,
@@ -69,6 +71,7 @@ class Normalizer:
         last: list[int],
         waiting_keys: set[str],
         incarnation: int,
+        keys: KeyRing,
     ) -> None:
         """Use `open_normalizer`."""
         self._settings = settings
@@ -82,7 +85,7 @@ class Normalizer:
         self._last = last
         self._waiting_keys = waiting_keys
         self.incarnation = incarnation
-        self._arrivals = Arrivals(settings)
+        self._arrivals = Arrivals(settings, keys)
         is_same_stream = taken.position >> INCARNATION_SHIFT == incarnation
         self._read_up_to = taken.position & _SEQUENCE_MASK if is_same_stream else 0
         self.messages = 0
@@ -154,6 +157,7 @@ class Normalizer:
                         await self._obey(pack_position, pack, work)
                         continue
                     counts = by_feed.setdefault(pack.feed, Counts())
+                    work.subjects[pack_position] = [0] * len(arrivals)
                     for arrival in arrivals:
                         await self._decide(arrival, seen.get(arrival.raw), counts, work)
                 work.entries.extend(
@@ -164,9 +168,14 @@ class Normalizer:
                 await quarantine.add(connection, work.items)
                 await quarantine.resolve(connection, sorted(work.released), "released", position)
                 await quarantine.resolve(connection, sorted(work.discarded), "discarded", position)
+                await raw_subjects.put(connection, work.subjects)
+                await raw_subjects.amend(connection, work.found)
                 await partition_log.append(connection, batches)
                 await feeds.touch(connection, work.touches)
                 await self._ledger.append(connection, work.entries)
+                # Before the commit: were it behind it, a crash between the two would leave them nobody's.
+                for blob, patient_id in work.blobs.items():
+                    await self._arrivals.give(blob, patient_id)
         except BaseException:
             self._ledger.rolled_back()
             raise
@@ -206,10 +215,16 @@ class Normalizer:
         counts.without_value += message.without_value
         before = work.held
         refusal = self._refusal(arrival, message, seen)
+        patient_id = 0
         if refusal is not None:
             self._hold_message(arrival, refusal, message.values, counts, work)
         else:
-            await self._admit(arrival, message, counts, work)
+            patient_id = await self._admit(arrival, message, counts, work)
+        patient_id = patient_id or self._resembles(arrival, message)
+        if patient_id:
+            work.belongs(arrival.raw.position, arrival.raw.index, patient_id)
+            if arrival.item.blob:
+                work.blobs[arrival.item.blob] = patient_id
         self._touch(arrival, message, work.held - before, work)
 
     def _refusal(self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None) -> Rejected | None:
@@ -229,8 +244,22 @@ class Normalizer:
             return Rejected(Reason.NOT_PRODUCTION, "MSH-11", "P (production)", header.processing_id)
         return None
 
-    async def _admit(self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work) -> None:
-        """Apply a message that is new and well formed; its outcome may still be to wait."""
+    def _resembles(self, arrival: Arrival, message: hl7v2.Message) -> int:
+        """Return whose a message seems to be that reached no twin: it is erased with that patient's. 0: nobody's."""
+        resolved = self._directory.resolve(
+            message,
+            feed=arrival.feed,
+            default_authority=self._settings.site,
+            at_us=arrival.item.received_at_us,
+        )
+        return resolved.patient_id if isinstance(resolved, Resolved) else 0
+
+    async def _admit(self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work) -> int:
+        """Apply a message that is new and well formed; its outcome may still be to wait.
+
+        Returns:
+            Whose it is; 0 where nobody knows yet.
+        """
         events: list[Event] = []
         released_keys: tuple[str, ...] = ()
         if message.movement is not None or message.is_merge:
@@ -244,14 +273,14 @@ class Normalizer:
             )
             if isinstance(applied, Rejected):
                 self._hold_message(arrival, applied, message.values, counts, work)
-                return
+                return 0
             events.extend(applied.events)
             released_keys = applied.released_keys
         if message.values or not (message.movement or message.is_merge):
             observed = self._observe(arrival, message, counts, work)
             if isinstance(observed, (Rejected, Waiting)) and not events:
                 self._hold_message(arrival, observed, message.values, counts, work)
-                return
+                return 0
             if isinstance(observed, Observed):
                 events.append(observed)
         if not work.add(events):
@@ -259,6 +288,7 @@ class Normalizer:
         for key in map(_key_line, released_keys):
             if key in self._waiting_keys:
                 await self._release_waiting(key, arrival, work)
+        return _patient_of(events)
 
     def _observe(
         self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work
@@ -424,7 +454,9 @@ class Normalizer:
             counts.without_value += message.without_value
         work.released.add(item.item_id)
         held = work.held
-        await self._admit(arrival, message, counts, work)
+        patient_id = await self._admit(arrival, message, counts, work)
+        if patient_id and item.raw_index < RELEASED_INDEX:
+            work.belongs(item.position, item.raw_index, patient_id)
         work.held = held  # counted when it was held; and not its releaser's doing
         work.entries.append(counts.entry(at_us, "released", item.feed, item.position, raw.position))
 
@@ -451,6 +483,14 @@ class Normalizer:
                 elif item.value_index == -1 and item.body is not None:
                     await self._release(item, RawId(position, index), pack.at_us, work)
         _log.info("control_pack", extra={"commands": len(pack.items)})
+
+
+def _patient_of(events: list[Event]) -> int:
+    """Return whose a message is: the survivor's where it joins two; 0 without events."""
+    if not events:
+        return 0
+    first = events[0]
+    return first.survivor_id if isinstance(first, Merged) else first.patient_id
 
 
 def _place(event: Event) -> tuple[int, int]:

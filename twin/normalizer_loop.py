@@ -11,14 +11,16 @@ import logging
 import os
 from collections.abc import Iterable
 
+from governance.ledger_writers import ledger_writer
+from governance.privacy import KeyRing, open_ring
 from interop.terminology import Terminology
 from stores import clinical, partition_log, positions, quarantine
 from stores.database import connect, transaction
-from stores.ledger import LedgerWriter
 from twin import health
 from twin.bus import Bus, RawReader
 from twin.directory import Directory
 from twin.normalizer import Normalizer
+from twin.subjects import EVENTS, RAW
 from vocabulary.errors import BrokenInvariantError, UnavailableError
 from vocabulary.records import INCARNATION_SHIFT
 from vocabulary.settings import Settings
@@ -28,8 +30,10 @@ SLOW_S = 0.5
 _log = logging.getLogger("vigil.normalizer")
 
 
-async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: Terminology) -> Normalizer:
-    """Take the normalizer's position over and load what it needs.
+async def open_normalizer(
+    settings: Settings, bus: Bus, url: str, terminology: Terminology, keys: KeyRing
+) -> Normalizer:
+    """Take the normalizer's position over and load what it needs. The ring stays the caller's to close.
 
     Raises:
         UnavailableError: PostgreSQL or JetStream does not answer.
@@ -42,7 +46,7 @@ async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: T
             incarnation = await positions.incarnation(connection, extent.identity)
             owner = f"{os.uname().nodename}:{os.getpid()}"
             taken = (await positions.take_over(connection, [positions.NORMALIZER], owner))[positions.NORMALIZER]
-            ledger = LedgerWriter("normalizer")
+            ledger = ledger_writer(settings, "normalizer")
             await ledger.open(connection)
             directory = Directory(await clinical.load(connection))
             last = await partition_log.last_positions(connection)
@@ -56,7 +60,9 @@ async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: T
                 f"RAW ends at {extent.last_sequence}, and {reached} was read already: an older copy was restored. "
                 "Restore the database of the same time, or the newer stream."
             )
-        return Normalizer(settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation)
+        return Normalizer(
+            settings, connection, terminology, directory, ledger, taken, last, waiting_keys, incarnation, keys
+        )
     except BaseException:
         await connection.close()
         raise
@@ -65,6 +71,7 @@ async def open_normalizer(settings: Settings, bus: Bus, url: str, terminology: T
 async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> None:
     """Normalize until `stop`; reopen from the stored position whenever a server was away."""
     current: Normalizer | None = None
+    keys: KeyRing | None = None
     lost = asyncio.Event()
     bus.on_reconnect(lost.set)
 
@@ -80,16 +87,15 @@ async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> No
         }
 
     reporter = asyncio.create_task(
-        health.report(
-            settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_connected, detail
-        )
+        health.report(settings.data_dir / "run", "normalizer", "", lambda: current is not None and bus.is_ready, detail)
     )
     terminology = Terminology({(system, code): key for (system, _, code), key in _local_codes(settings)})
     try:
         while not stop.is_set():
             try:
-                await bus.ensure_streams(settings.raw_max_bytes)
-                current = await open_normalizer(settings, bus, url, terminology)
+                await bus.prepare_streams(settings.raw_max_bytes, RAW, EVENTS)
+                keys = await open_ring(settings, url, purpose="normalizer keys")
+                current = await open_normalizer(settings, bus, url, terminology, keys)
                 _log.info("normalizer_open", extra={"position": current.position})
                 await _follow(settings, bus, current, stop, lost)
             except UnavailableError as error:
@@ -99,6 +105,9 @@ async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> No
                 if current is not None:
                     await current.close()
                     current = None
+                if keys is not None:
+                    await keys.close()
+                    keys = None
     finally:
         reporter.cancel()
 

@@ -96,6 +96,17 @@ class Work:
         self.discarded: set[int] = set()
         self.held = 0  # messages and values that were not accepted
         self.released_by: dict[RawId, int] = {}  # how many messages each message of the log released
+        self.subjects: dict[int, list[int]] = {}  # by position: the patient of each message, 0: nobody's
+        self.found: list[tuple[int, int, int]] = []  # position, index, patient of messages held earlier
+        self.blobs: dict[str, int] = {}  # whose a body outside of RAW is
+
+    def belongs(self, position: int, index: int, patient_id: int) -> None:
+        """Note whose a message is; one that was held in an earlier commit is amended."""
+        listed = self.subjects.get(position)
+        if listed is None:
+            self.found.append((position, index, patient_id))
+        elif index < len(listed):
+            listed[index] = patient_id
 
     def add(self, events: Iterable[Event]) -> bool:
         """Put events to their patients' partitions; return whether there was any."""

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from twin import listeners
 from vocabulary.clock import Clock, ScaledClock, SystemClock
 from vocabulary.errors import ConfigurationError, UnavailableError
-from vocabulary.settings import Settings, is_loopback
+from vocabulary.settings import Settings
 
 Server = TypeVar("Server")
 
@@ -28,8 +29,8 @@ def read_settings() -> Settings:
     """Return the settings of this process.
 
     Raises:
-        ConfigurationError: a value cannot be used, or the host would open listeners beyond this machine. Names the
-            setting, never its value.
+        ConfigurationError: a value cannot be used, or a listener would speak plain text beyond this machine by a
+            permission that has ended. Names the setting, never its value.
     """
     try:
         settings = Settings()
@@ -38,11 +39,7 @@ def read_settings() -> Settings:
         raise ConfigurationError(f"These settings cannot be used: {names}. See vocabulary/settings.py.") from None
     except ValueError as error:
         raise ConfigurationError(f"The settings cannot be read ({type(error).__name__}).") from None
-    if not is_loopback(settings.host):
-        raise ConfigurationError(
-            "VIGIL_HOST must be a loopback address: listeners beyond this machine need TLS and identity, "
-            "which are not there yet."
-        )
+    listeners.require_safe(settings, listeners.today(SystemClock()))
     return settings
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from models.features import FeatureWindow
 from stores import minutes, snapshot_census, snapshots
 from stores.database import Connection, transaction
+from stores.envelope import Keys
 from twin import rebuilding
 from twin.forecast import Forecaster
 from twin.state import Patient
@@ -35,8 +36,11 @@ class Replayed(NamedTuple):
     differences: list[str]  # names of fields that differ, where the body was kept
 
 
-async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: str) -> Replayed:
+async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: str, keys: Keys) -> Replayed:
     """Make one published snapshot again and compare.
+
+    The comparison is of digests, so it needs no key; the fields that differ can be named only where the kept body can
+    still be read.
 
     Raises:
         UnknownSnapshotError: no such snapshot was published, or the id is not one.
@@ -47,7 +51,7 @@ async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: st
     except ValueError as error:
         raise UnknownSnapshotError(f"{snapshot_id!r} is not a snapshot id: {error}.") from None
     async with transaction(connection):
-        kept = await snapshots.find(connection, key)
+        kept = await snapshots.find(connection, key, keys)
         if kept is None:
             raise UnknownSnapshotError(
                 f"no snapshot {snapshot_id} was published. `vigil replay --sample 5` takes some."

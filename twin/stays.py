@@ -1,8 +1,8 @@
 """What an admission, a transfer or a discharge does to a patient's stays: pure rules, told in any order.
 
 Here: a stay as its facts (start, end, placements), the table of movements, what is impossible.
-Not here: who has a bed when two claim it (twin.beds), who the patient is (twin.directory), rows and their knowledge
-times (twin.book).
+Not here: who has a bed when two claim it (twin.beds), who cares for the patient (twin.care), who the patient is
+(twin.directory), rows and their knowledge times (twin.book).
 Source: HL7 v2.6 chapter 3 (A01 A02 A03 A04 A08 A11 A13); HL7 FHIR R4 Encounter.location.
 
 The rules, since senders disagree with each other and with the order of events:
@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from twin.care import Assignment, CareTold, Vip, with_care, with_start, with_vip, within
 from vocabulary.records import Movement, Place, Reason, Rejected
 
 CLOCK_TOLERANCE_US = 60_000_000
@@ -59,6 +60,8 @@ class Stay(msgspec.Struct, frozen=True):
     started_at_us: int
     ended_at_us: int | None
     placements: tuple[Placement, ...]
+    care: tuple[Assignment, ...] = ()
+    vip: Vip | None = None
 
     @property
     def is_open(self) -> bool:
@@ -108,6 +111,7 @@ class Told(NamedTuple):
     prior_place: Place
     admitted_at_us: int | None
     discharged_at_us: int | None
+    care: CareTold = CareTold()
 
 
 class Step(NamedTuple):
@@ -130,7 +134,30 @@ def plan(stays: Sequence[Stay], told: Told, patient_id: int, encounter_id: int) 
     known = sorted((s for s in stays if s.status != "cancelled"), key=lambda s: (s.started_at_us, s.encounter_id))
     blank = Stay(encounter_id, patient_id, told.visit_number, told.patient_class, "in-progress", told.at_us, None, ())
     steps = _RULES[told.movement](known, told, blank)
-    return steps if isinstance(steps, Rejected) else [step._replace(stay=_settled(step.stay)) for step in steps]
+    if isinstance(steps, Rejected):
+        return steps
+    meant = next((step.stay.encounter_id for step in steps if step.movement is told.movement), None)
+    before = next((stay for stay in known if stay.encounter_id == meant), None)
+    return [_cared_for(step, told, before) if step.stay.encounter_id == meant else _tidied(step) for step in steps]
+
+
+def _cared_for(step: Step, told: Told, before: Stay | None) -> Step:
+    """Add to the stay that a message means what it says of care."""
+    stay = step.stay
+    care, at_us = stay.care, max(told.at_us, stay.started_at_us)
+    if before is None:
+        at_us = stay.started_at_us  # what opens a stay says who cares from its start, as its place does
+    elif not before.is_start_provisional:
+        care = with_start(care, before.started_at_us, stay.started_at_us)
+    care, vip = with_care(care, told.care, at_us), with_vip(stay.vip, told.care, told.at_us)
+    return _tidied(step._replace(stay=_kept(stay, care=care, vip=vip)))
+
+
+def _tidied(step: Step) -> Step:
+    """Leave out places and care that lasted no time, or of a stay that never was."""
+    stay = _settled(step.stay)
+    care = () if stay.status == "cancelled" else within(stay.care, stay.started_at_us, stay.ended_at_us)
+    return step._replace(stay=stay if care == stay.care else _kept(stay, care=care))
 
 
 def _settled(stay: Stay) -> Stay:

@@ -239,6 +239,7 @@ class RawItem(msgspec.Struct, frozen=True, array_like=True):
     blob: str = ""  # sha256 of a body kept in the blob store
     oversize_bytes: int = 0  # a body over the feed's limit: its size; `body` then holds the first 4 KiB
     is_truncated: bool = False  # the connection closed inside the message: never acknowledged, kept as evidence
+    client: str = ""  # common name of the sender's certificate; "" where the listener asked for none
 
 
 class RawPack(msgspec.Struct, frozen=True, array_like=True):

@@ -38,6 +38,11 @@ class Identity(NamedTuple):
         return self.folder / "authority.pem"
 
     @property
+    def revocations(self) -> Path:
+        """Return the list of certificates that are believed no more (a CRL of every authority); it may be absent."""
+        return self.folder / "revoked.pem"
+
+    @property
     def ledger_key(self) -> Path:
         """Return the key that signs our rows of the ledger."""
         return self.folder / "ledger.key"
@@ -54,6 +59,7 @@ def server_context(identity: Identity, *, requires_client: bool) -> ssl.SSLConte
     _load(context, identity)
     if requires_client:
         _trust(context, identity)
+        _heed_revocations(context, identity)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -91,6 +97,19 @@ def _load(context: ssl.SSLContext, identity: Identity) -> None:
             f"The certificate {identity.certificate} with its key {identity.key.name} cannot be used: "
             f"{error.strerror or type(error).__name__}. `vigil up` makes both for its own processes."
         ) from None
+
+
+def _heed_revocations(context: ssl.SSLContext, identity: Identity) -> None:
+    if not identity.revocations.exists():
+        return
+    try:
+        context.load_verify_locations(identity.revocations)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"The list of revoked certificates {identity.revocations} cannot be read: "
+            f"{error.strerror or type(error).__name__}. Put it back, or remove it to believe all that are not expired."
+        ) from None
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 def _trust(context: ssl.SSLContext, identity: Identity) -> None:

@@ -79,7 +79,7 @@ function patchBeds(patch) {
     const before = document.getElementById(`bed-${id}`);
     if (before) {
       const wasFocused = before.contains(document.activeElement);
-      const band = (bed) => bed.querySelector(".score .word").textContent;
+      const band = (bed) => bed.querySelector(".score .word")?.textContent;
       row.classList.toggle("changed", band(before) !== band(row));
       before.replaceWith(row);
       if (wasFocused) row.querySelector("a")?.focus();
@@ -132,7 +132,7 @@ function judge() {
   } else if (pulse && !pulse.is_connected) {
     brokenSince ??= new Date();
     warn(`No twins heard since ${withSeconds(brokenSince)}: the bus is not connected – values may be old`);
-  } else if (pulse && pulse.quiet_s > QUIET_S && pulse.beds) {
+  } else if (pulse && pulse.quiet_s > QUIET_S && pulse.has_beds) {
     const since = new Date(Date.now() - pulse.quiet_s * 1000);
     warn(`No new snapshot since ${withSeconds(since)} – values may be old`);
   } else {
@@ -153,6 +153,37 @@ function onPulse(data) {
 }
 
 let source = null;
+let left = false;
+
+// The server says that this page is not ours any more: signed out, the patient moved away, the glass closed.
+function leave({ to }) {
+  if (left) return;
+  left = true;
+  source?.close();
+  if (to) {
+    location.replace(to);
+    return;
+  }
+  // Should page and stream ever disagree, the page must not load itself again and again without a pause.
+  const sinceMs = Date.now() - Number(sessionStorage.getItem("left-at") ?? 0);
+  setTimeout(() => {
+    sessionStorage.setItem("left-at", String(Date.now()));
+    location.reload();
+  }, sinceMs < 5000 ? 5000 : 0);
+}
+
+// A stream was refused. Why, it does not say: ask, so that a page nobody may see any more does not stay.
+async function comeBack() {
+  const stopped = new AbortController();
+  try {
+    const answer = await fetch(body.dataset.stream, { signal: stopped.signal, cache: "no-store" });
+    stopped.abort();
+    if (answer.status === 401 || answer.status === 404) return leave({ to: "" });
+  } catch {
+    // The server is away; it comes back.
+  }
+  if (!left) setTimeout(listen, 2000);
+}
 
 function listen() {
   source = new EventSource(body.dataset.stream);
@@ -160,6 +191,7 @@ function listen() {
   on("pulse", onPulse);
   if (beds) on("beds", patchBeds);
   on("parts", patchParts);
+  on("leave", leave);
   on("house", ({ html }) => {
     const house = document.getElementById("house");
     if (!house) return;
@@ -168,8 +200,35 @@ function listen() {
   });
   source.onerror = () => {
     // After an answer that is not a stream the browser gives up; a server that restarts answers so for a moment.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+    if (source.readyState === EventSource.CLOSED && !left) comeBack();
   };
+}
+
+// Who is signed in ------------------------------------------------------------------------------------------------------
+
+// Somebody who reads and scrolls is there, though no request says so: tell the server, at most once a minute.
+let toldAt = performance.now();
+async function tell() {
+  if (performance.now() - toldAt < 60_000) return;
+  toldAt = performance.now();
+  const answer = await fetch("/auth/me", { cache: "no-store" }).catch(() => null);
+  if (answer?.status === 401) leave({ to: "" });
+}
+if ("signedIn" in body.dataset) {
+  for (const kind of ["pointerdown", "keydown", "wheel"]) addEventListener(kind, tell, { passive: true });
+}
+// A page taken from the browser's own memory may be somebody else's by now.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+
+const glass = document.querySelector("[data-left-s]");
+const openedAt = performance.now();
+function countDown() {
+  const minutes = Math.ceil((Number(glass.dataset.leftS) - (performance.now() - openedAt) / 1000) / 60);
+  setText(glass, minutes > 0 ? ` (${minutes} min left)` : " (over)");
+}
+if (glass) {
+  countDown();
+  setInterval(countDown, 5000);
 }
 
 dress(document);

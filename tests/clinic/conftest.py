@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import secrets
 import socket
+import sys
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
 from jinja2 import Environment
 
-from clinic.app import build_app, build_templates
+from clinic.app import Access, build_app, build_templates
+from clinic.identity import Identity
 from clinic.questions import FeedSummary, House, KeptSnapshot, Measured, Minute, Person, ScorePoint, Stay
-from vocabulary.clock import ManualClock
+from clinic.sessions import Cookie, Session, SessionTokens
+from clinic.sign_in import PendingCookie
+from governance.access import Ask, Decision, PatientFacts, Principal, Purpose, Relationship, Role
+from stores.database import migrate
+from vocabulary.clock import ManualClock, SystemClock
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
 from vocabulary.records import ObservationStatus, partition_of
@@ -284,6 +296,97 @@ class FakeReaders:
         self._ask()
 
 
+class OpenPolicy:
+    """Permits everything, for tests of what is shown; who may see it is tested with the real one (test_doors)."""
+
+    def decide(self, principal: Principal, ask: Ask, facts: PatientFacts | None) -> Decision:
+        return Decision(is_permitted=True, rule="open")
+
+    def purpose_for(self, roles: Any, surface: Any, verb: Any) -> Purpose:
+        return Purpose.TREATMENT
+
+
+class OpenGate:
+    """Permits everything about everybody there is."""
+
+    def __init__(self, readers: FakeReaders) -> None:
+        self.policy = OpenPolicy()
+        self.asked: list[Ask] = []
+        self._readers = readers
+
+    async def ask(self, principal: Principal, ask: Ask, *, view: str = "", detail: str = "") -> Decision:
+        self.asked.append(ask)
+        if ask.patient_id is not None and ask.patient_id not in self._readers.persons:
+            return Decision(is_permitted=False, rule="unknown-patient")
+        return Decision(is_permitted=True, rule="open")
+
+    async def visible(self, principal: Principal, ask: Ask, patient_ids: Any, **_more: str) -> set[int]:
+        self.asked.append(ask)
+        return set(patient_ids)
+
+    async def facts(self, principal: Principal, patient_ids: Any) -> dict[int, PatientFacts]:
+        return {one: PatientFacts(patient_id=one, relationship=Relationship.TREATING) for one in patient_ids}
+
+    async def wards(self, principal: Principal) -> frozenset[str]:
+        return principal.units
+
+
+class FakeSessions:
+    """Sessions in memory."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Session] = {}
+
+    def add(self, principal: Principal) -> Session:
+        session = Session(secrets.token_bytes(32), secrets.token_hex(4), principal, "sid", 0, 1 << 60)
+        self.held[session.cookie] = session
+        return session
+
+    async def find(self, cookie: str) -> Session | None:
+        return self.held.get(cookie)
+
+    async def touch(self, session: Session) -> None:
+        return None
+
+    async def tokens_to_refresh(self, session: Session) -> SessionTokens | None:
+        return None
+
+    async def end(self, session: Session) -> bool:
+        return self.held.pop(session.cookie, None) is not None
+
+
+NURSE = Principal(
+    issuer="https://login.test", subject="n1", name="Nora Lind", roles=frozenset({Role.NURSE}),
+    units=frozenset({"ICU-A", "MED-3"}),
+)  # fmt: skip
+
+
+class NoFailures:
+    """Keeps what failed."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def record(self, reason: str, **_more: str) -> None:
+        self.reasons.append(reason)
+
+
+def open_access(readers: FakeReaders, url: str = "http://localhost") -> tuple[Access, Session]:
+    """Return what lets a nurse see everything, and their session."""
+    sessions = FakeSessions()
+    session = sessions.add(NURSE)
+    cookie = Cookie("vigil_session", is_secure=False)
+    identity = Identity(sessions, cookie, None, None, NoFailures())  # type: ignore[arg-type]
+    pending = PendingCookie(Cookie("vigil_sign_in", is_secure=False), bytes(32))
+    access = Access(identity, OpenGate(readers), pending, SystemClock(), url)  # type: ignore[arg-type]
+    return access, session
+
+
+def _as(session: Session) -> dict[str, Any]:
+    """Return how a browser's client with this session asks."""
+    return {"cookies": {"vigil_session": session.cookie}, "headers": {"x-vigil-csrf": session.csrf}}
+
+
 class Served(NamedTuple):
     """A clinic listening on a real socket, for what an in-process client cannot do: streams and browsers."""
 
@@ -292,6 +395,8 @@ class Served(NamedTuple):
     live: FakeLive
     readers: FakeReaders
     stop: Callable[[], None]
+    cookies: dict[str, str]
+    access: Access
 
 
 class Clinic(NamedTuple):
@@ -301,6 +406,12 @@ class Clinic(NamedTuple):
     app: Any
     live: FakeLive
     readers: FakeReaders
+
+    @property
+    def gate(self) -> OpenGate:
+        """Return the gate, which keeps what it was asked."""
+        gate: OpenGate = self.app.state.context.gate
+        return gate
 
     async def settle(self) -> None:
         """Let the background tasks take, name and paint everything published so far."""
@@ -366,16 +477,112 @@ async def clinic(
     clinic_settings: Settings, manual_clock: ManualClock, readers: FakeReaders, templates: Environment
 ) -> AsyncIterator[Clinic]:
     live = FakeLive()
+    access, session = open_access(readers)
     app = build_app(
-        clinic_settings, readers, live, manual_clock, templates=templates, paint_interval_s=0.01, pulse_s=0.2
+        clinic_settings, readers, live, access, manual_clock, templates=templates, paint_interval_s=0.01, pulse_s=0.2
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", **_as(session)) as client,
     ):
         await _until(lambda: app.state.context.ward.is_filled)
         yield Clinic(client, app, live, readers)
+
+
+def _load_beside(name: str) -> ModuleType:
+    """Return a plain module of this folder: pytest's import mode gives test folders no package."""
+    known = f"vigil_tests_{name}"
+    if known not in sys.modules:
+        spec = importlib.util.spec_from_file_location(known, Path(__file__).parent / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[known] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[known])
+    return sys.modules[known]
+
+
+@pytest.fixture(scope="session")
+def guarded() -> ModuleType:
+    """The module tests/clinic/guarded_house.py."""
+    return _load_beside("guarded_house")
+
+
+@pytest.fixture(scope="session")
+def seeded_template(postgres_server: Any, guarded: ModuleType) -> str:
+    """Name of a migrated database with people in beds, that each test copies."""
+    name = f"clinic_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    asyncio.run(migrate(postgres_server.url(name)))
+    asyncio.run(guarded.seed(postgres_server.url(name)))
+    return name
+
+
+@pytest.fixture
+def seeded_url(postgres_server: Any, seeded_template: str) -> Iterator[str]:
+    """A database of one's own with people in beds."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {name} template {seeded_template}")
+        yield postgres_server.url(name)
+        connection.execute(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def live() -> FakeLive:
+    return FakeLive()
+
+
+@pytest.fixture
+def seeded_readers(readers: FakeReaders) -> FakeReaders:
+    """Who the people in the seeded beds are."""
+    readers.persons[9] = Person(9, "Berg", "Ada", "1971-01-01", "female")
+    readers.persons[10] = Person(10, "Quist", "Per", "1948-01-01", "male")
+    readers.redirects[5] = 7
+    readers.identifiers |= {("HOSP", f"MRN-{number}"): number for number in (7, 8, 9, 10)}
+    return readers
+
+
+@pytest.fixture
+def site(
+    seeded_url: str,
+    clinic_settings: Settings,
+    wards: Wards,
+    seeded_readers: FakeReaders,
+    templates: Environment,
+    guarded: ModuleType,
+    live: FakeLive,
+    tmp_path: Path,
+) -> Iterator[Any]:
+    """A guarded clinic and the development issuer, each on a port."""
+    serve_site = _load_beside("served_site").serve_site
+    arguments = (seeded_url, clinic_settings, wards, live, seeded_readers, templates, tmp_path)
+    with serve_site(guarded.open_house, *arguments) as served:
+        yield served
+
+
+@pytest.fixture
+async def house(
+    seeded_url: str,
+    clinic_settings: Settings,
+    wards: Wards,
+    seeded_readers: FakeReaders,
+    templates: Environment,
+    guarded: ModuleType,
+    live: FakeLive,
+) -> AsyncIterator[Any]:
+    """A clinic behind the real policy, gate, audit and sessions, with a twin for each seeded patient."""
+    for patient_id, ward in ((7, "ICU-A"), (8, "ICU-A"), (9, "MED-3"), (10, "ICU-A")):
+        live.publish(wards.snapshot(patient_id, ward=ward, bed=f"0{patient_id}"))
+    wall_clock = ManualClock(NOW_US)
+    async with guarded.open_house(
+        seeded_url, clinic_settings, ManualClock(NOW_US), wall_clock, live, seeded_readers, templates
+    ) as opened:
+        board = opened.app.state.context.board
+        await _until(lambda: len([bed for bed in board.beds() if "Patient" not in bed.row.name]) == 4)
+        opened.wall_clock = wall_clock
+        yield opened
 
 
 @pytest.fixture
@@ -384,21 +591,34 @@ def serve(clinic_settings: Settings, readers: FakeReaders, templates: Environmen
     running: list[Callable[[], None]] = []
 
     def start(
-        clock: Any, *, port: int = 0, live: FakeLive | None = None, pulse_s: float = 0.2, **changes: Any
+        clock: Any,
+        *,
+        port: int = 0,
+        live: FakeLive | None = None,
+        pulse_s: float = 0.2,
+        access: Access | None = None,
+        cookies: dict[str, str] | None = None,
+        **changes: Any,
     ) -> Served:
         bus = live or FakeLive()
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if access is None:
+            access, session = open_access(readers, address)
+            cookies = _as(session)["cookies"]
         app = build_app(
             clinic_settings.model_copy(update=changes),
             readers,
             bus,
+            access,
             clock,
             templates=templates,
             paint_interval_s=0.05,
             pulse_s=pulse_s,
+            recheck_s=0.3,
         )
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=lambda: server.run([listener]), daemon=True)
         thread.start()
@@ -413,8 +633,41 @@ def serve(clinic_settings: Settings, readers: FakeReaders, templates: Environmen
             listener.close()
 
         running.append(stop)
-        return Served(f"http://127.0.0.1:{listener.getsockname()[1]}", app, bus, readers, stop)
+        return Served(address, app, bus, readers, stop, cookies or {}, access)
 
     yield start
     for stop in running:
         stop()
+
+
+# WCAG 2.1, 1.4.3: every visible text against the background behind it; 4.5, or 3 for large text.
+CONTRAST = """() => {
+  const channel = c => (c /= 255, c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const read = text => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = element => {
+    for (; element; element = element.parentElement) {
+      const color = read(getComputedStyle(element).backgroundColor);
+      if (color.length < 4 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest(".unseen, .skip, svg")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [luminance(read(style.color)), luminance(behind(element))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    const size = parseFloat(style.fontSize);
+    const isLarge = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    if (ratio < (isLarge ? 3 : 4.5)) poor.push(`${element.className} ${ratio.toFixed(2)} ${element.textContent}`);
+  }
+  return poor;
+}"""
+
+
+@pytest.fixture(scope="session")
+def contrast() -> str:
+    """A script that returns what a page shows with too little contrast."""
+    return CONTRAST

@@ -7,8 +7,9 @@ import json
 
 import msgspec
 
-from clinic.broadcast import Viewer
+from clinic.broadcast import RECHECK, Viewer
 from clinic.questions import Person, ScorePoint, Stay
+from clinic.sight import BoardTopic, Sight
 from vocabulary.snapshot import canonical_bytes
 
 
@@ -17,10 +18,19 @@ def _events(viewer: Viewer, name: str) -> list[dict]:
     while viewer._queue.qsize():
         event = viewer._queue.get_nowait()
         assert event is not None
+        if event == RECHECK:
+            continue
         head, data = event.decode().strip().split("\n")
         if head == f"event: {name}":
             found.append(json.loads(data.removeprefix("data: ")))
     return found
+
+
+EVERYBODY = frozenset(range(1, 100))
+
+
+def _board(ward: str | None = None, shown: frozenset[int] = EVERYBODY) -> BoardTopic:
+    return BoardTopic(ward, Sight(frozenset({"ICU-A", "MED-3"}), shown, EVERYBODY))
 
 
 async def test_the_board_shows_every_bed_with_score_in_words(clinic, wards) -> None:
@@ -68,7 +78,7 @@ async def test_only_changed_beds_are_sent(clinic, wards) -> None:
     clinic.live.publish(wards.snapshot(7))
     clinic.live.publish(wards.snapshot(8))
     await clinic.settle()
-    viewer = clinic.app.state.context.hub.join(["wards"])
+    viewer = clinic.app.state.context.hub.join([_board()])
     clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 200, vitals={"heart_rate": 111.0}))
     clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 200))  # a heartbeat: nothing new
     await clinic.settle()
@@ -81,7 +91,9 @@ async def test_one_rendering_serves_every_viewer(clinic, wards) -> None:
     clinic.live.publish(wards.snapshot(7))
     await clinic.settle()
     context = clinic.app.state.context
-    viewers = [context.hub.join(["wards"]) for _ in range(100)] + [context.hub.join(["ward:ICU-A"]) for _ in range(100)]
+    viewers = [context.hub.join([_board()]) for _ in range(100)] + [
+        context.hub.join([_board("ICU-A")]) for _ in range(100)
+    ]
     before = context.board.renders
     for step in range(5):
         clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 200 + step, vitals={"heart_rate": 90.0 + step}))
@@ -106,7 +118,7 @@ async def test_a_transfer_leaves_one_ward_and_enters_the_other(clinic, wards) ->
     clinic.live.publish(wards.snapshot(7, ward="ICU-A"))
     await clinic.settle()
     hub = clinic.app.state.context.hub
-    old, new, everywhere = hub.join(["ward:ICU-A"]), hub.join(["ward:MED-3"]), hub.join(["wards"])
+    old, new, everywhere = hub.join([_board("ICU-A")]), hub.join([_board("MED-3")]), hub.join([_board()])
     clinic.live.publish(wards.snapshot(7, ward="MED-3", position=(1 << 40) + 300))
     await clinic.settle()
     assert [(event["gone"], event["beds"]) for event in _events(old, "beds")] == [([7], [])]
@@ -119,7 +131,7 @@ async def test_a_transfer_leaves_one_ward_and_enters_the_other(clinic, wards) ->
 async def test_a_discharged_patient_leaves_the_board_but_keeps_a_page(clinic, wards) -> None:
     clinic.live.publish(wards.snapshot(7))
     await clinic.settle()
-    viewer = clinic.app.state.context.hub.join(["wards"])
+    viewer = clinic.app.state.context.hub.join([_board()])
     clinic.live.publish(wards.snapshot(7, position=(1 << 40) + 300, admitted=False))
     await clinic.settle()
     assert [event["gone"] for event in _events(viewer, "beds")] == [[7]]
@@ -205,7 +217,7 @@ async def test_a_notice_returns_to_the_rows_when_one_twin_no_longer_has_it(clini
         clinic.live.publish(wards.snapshot(patient_id, notices=[notice]))
     await clinic.settle()
     hub = clinic.app.state.context.hub
-    everyone, elsewhere = hub.join(["wards"]), hub.join(["ward:MED-3"])
+    everyone, elsewhere = hub.join([_board()]), hub.join([_board("MED-3")])
     clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 200))
     await clinic.settle()
     [event] = _events(everyone, "beds")
@@ -230,7 +242,7 @@ async def test_an_empty_board_says_why(clinic, wards) -> None:
     await clinic.settle()
     page = (await clinic.client.get("/")).text
     assert f">{now}" in page
-    assert json.loads(clinic.app.state.context.board.pulse().split(b"data: ")[1])["beds"] == 0
+    assert json.loads(clinic.app.state.context.board.pulse().split(b"data: ")[1])["has_beds"] is False
 
 
 async def test_beds_are_sorted_as_people_count(clinic, wards) -> None:
@@ -244,7 +256,7 @@ async def test_beds_are_sorted_as_people_count(clinic, wards) -> None:
 
 async def test_a_viewer_that_lags_is_let_go_and_the_others_stay(clinic, wards) -> None:
     hub = clinic.app.state.context.hub
-    slow, quick = hub.join(["wards"]), hub.join(["wards"])
+    slow, quick = hub.join([_board()]), hub.join([_board()])
     for number in range(200):
         hub.send(["wards"], b"event: x\ndata: %d\n\n" % number)
         await quick.take()
@@ -294,3 +306,62 @@ async def test_everything_is_taken_anew_when_the_bus_comes_back(monkeypatch, cli
         await asyncio.sleep(0.02)
     assert context.ward.twin(7) is not None
     assert context.ward.is_connected
+
+
+async def test_a_bed_that_is_not_for_a_viewer_is_a_place_without_a_name_or_a_score(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7, bed="03"))
+    clinic.live.publish(wards.snapshot(8, bed="04", score=wards.score({"heart_rate": 3}, band="high")))
+    await clinic.settle()
+    board = clinic.app.state.context.board
+    topic = _board("ICU-A", frozenset({7}))
+    [shown, hidden] = sorted(board.beds_for(topic), key=lambda bed: bed.row.bed)
+    html = hidden.html_for(topic.sight)
+    assert "Restricted" in html
+    assert "04" in html
+    for said in ("O'Neil", "O&#39;Neil", "bed-8", "/patients/8", "High", "139", "band-high", "points"):
+        assert said not in html, said
+    assert "Hansen" in shown.html_for(topic.sight)
+    assert hidden.key_for(topic.sight, "sick").startswith("999|")  # nor does its place among the others tell
+
+
+async def test_what_happens_in_a_restricted_bed_is_not_even_hinted_at(clinic, wards) -> None:
+    for patient_id in (7, 8):
+        clinic.live.publish(wards.snapshot(patient_id))
+    await clinic.settle()
+    viewer = clinic.app.state.context.hub.join([_board("ICU-A", frozenset({7}))])
+    clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 200, vitals={"heart_rate": 133.0}))
+    await clinic.settle()
+    assert _events(viewer, "beds") == []
+    clinic.live.publish(wards.snapshot(8, position=(1 << 40) + 300, bed="17"))
+    await clinic.settle()
+    [event] = _events(viewer, "beds")
+    [place] = event["beds"]
+    assert "17" in place["html"]
+    assert str(place["id"]).startswith("r")
+    assert len(event["gone"]) == 1
+    assert event["gone"][0] not in {8, place["id"]}
+
+
+async def test_a_newcomer_stays_hidden_until_somebody_was_asked(clinic, wards) -> None:
+    clinic.live.publish(wards.snapshot(7))
+    await clinic.settle()
+    known = frozenset({7})
+    viewer = clinic.app.state.context.hub.join([BoardTopic(None, Sight(frozenset({"ICU-A"}), known, known))])
+    clinic.live.publish(wards.snapshot(8))
+    await clinic.settle()
+    queued = [viewer._queue.get_nowait() for _ in range(viewer._queue.qsize())]
+    assert RECHECK in queued
+    assert not any(b"Neil" in event for event in queued)
+
+
+async def test_who_sees_less_than_before_is_sent_everything_anew(clinic, wards) -> None:
+    for patient_id in (7, 8):
+        clinic.live.publish(wards.snapshot(patient_id))
+    await clinic.settle()
+    board = clinic.app.state.context.board
+    whole, less = _board("ICU-A"), _board("ICU-A", frozenset({7}))
+    again = json.loads(board.repaint_event(whole, board.state(whole)).split(b"data: ")[1])
+    assert (again["beds"], sorted(again["everyone"])) == ([], [7, 8])
+    narrowed = json.loads(board.repaint_event(less, board.state(whole)).split(b"data: ")[1])
+    assert len(narrowed["beds"]) == 2
+    assert 8 not in narrowed["everyone"]

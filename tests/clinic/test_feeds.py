@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from clinic.broadcast import HOUSE
 from clinic.feeds_painter import READ_EVERY_S, Feeds
 from clinic.feeds_view import Reading, feed_lines, interval_text, skew_text, source_name, source_rows
 from clinic.questions import FeedSummary, House
@@ -110,7 +111,7 @@ async def test_without_the_database_the_feeds_are_not_known(clinic, readers) -> 
 async def test_only_a_changed_strip_is_sent_and_only_to_boards(clinic) -> None:
     context = clinic.app.state.context
     await context.feeds.read()
-    board, patient, page = (context.hub.join([topic]) for topic in ("wards", "patient:7:4", "feeds"))
+    board, patient, page = (context.hub.join([topic]) for topic in (HOUSE, "patient:7:4", "feeds"))
     await context.feeds.read()
     context.feeds.forget()
     heard = [[b"event: house" in viewer._queue.get_nowait() for _ in range(viewer._queue.qsize())]

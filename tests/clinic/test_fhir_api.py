@@ -251,7 +251,7 @@ async def test_category_and_code_narrow_together(clinic, wards, readers) -> None
         ("/fhir/Observation?patient=7&date=2026-02-31", 400),
         ("/fhir/Observation?patient=7&_count=many", 400),
         ("/fhir/Observation?patient=7&_cursor=x", 400),
-        ("/fhir/Patient", 400),
+        ("/fhir/Patient", 403),
         ("/fhir/Patient/7?_format=xml", 406),
     ],
 )

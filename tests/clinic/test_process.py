@@ -17,9 +17,13 @@ import msgspec
 import pytest
 
 from clinic.__main__ import _listen
-from stores.database import migrate
+from clinic.sessions import SessionTokens, StoredSessions
+from governance.master_key import ensure_master
+from stores.database import connect
+from stores.pool import Pool
 from twin import health
 from twin.bus import Bus
+from vocabulary.clock import SystemClock
 from vocabulary.errors import ConfigurationError
 from vocabulary.snapshot import canonical_bytes
 
@@ -45,34 +49,42 @@ async def _ready(folder: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError("never ready")
 
 
-async def test_a_snapshot_on_the_bus_is_on_the_page(
-    database_url: str, nats_server: Any, tmp_path: Path, wards: Any
+async def test_a_snapshot_on_the_bus_is_on_the_page_of_who_may_see_it(
+    seeded_url: str, nats_server: Any, tmp_path: Path, wards: Any, guarded: Any, clinic_settings: Any
 ) -> None:
-    await migrate(database_url)
+    ensure_master(clinic_settings)
     bus = await Bus.connect(nats_server.url(), "test")
     await bus.ensure_streams(64 * 1024 * 1024)
     environment = {
-        "VIGIL_DATABASE_URL": database_url,
+        "VIGIL_DATABASE_URL": seeded_url,
         "VIGIL_NATS_URL": nats_server.url(),
         "VIGIL_DATA_DIR": str(tmp_path),
         "VIGIL_CLINIC_PORT": "0",
     }
-    first, later = wards.snapshot(7), wards.snapshot(8, ward="MED 3/a")
-    await bus.publish_snapshots([_with_bytes(wards.publication(first))])
+    first, later = wards.snapshot(7), wards.snapshot(10)
+    await bus.publish_snapshots(
+        [_with_bytes(wards.publication(one)) for one in (first, wards.snapshot(9, ward="MED-3"))]
+    )
     log = tmp_path / "clinic.log"
     process = _start(environment, log)
     try:
         address = await _ready(tmp_path, process)
-        async with httpx.AsyncClient(base_url=address, timeout=5) as client:
-            assert "bed-7" in (await client.get("/")).text  # published before we came
+        cookie = await _session(seeded_url, clinic_settings, guarded.PEOPLE["nurse"])
+        async with httpx.AsyncClient(base_url=address, timeout=5, cookies={"vigil_session": cookie}) as client:
+            page = (await client.get("/")).text
+            assert "bed-7" in page  # published before we came
+            assert "bed-9" not in page  # of another ward
             await bus.publish_snapshots([_with_bytes(wards.publication(later))])
             for _ in range(100):
-                if "bed-8" in (await client.get("/wards/MED%203%2Fa")).text:
+                if "bed-10" in (await client.get("/wards/ICU-A")).text:
                     break
                 await asyncio.sleep(0.05)
-            assert "bed-8" in (await client.get("/wards/MED%203%2Fa")).text
+            assert "bed-10" in (await client.get("/wards/ICU-A")).text
             assert (await client.get("/api/snapshots/" + first.snapshot_id)).content == canonical_bytes(first)
             assert (await client.get("/ready")).status_code == 200
+        async with httpx.AsyncClient(base_url=address, timeout=5) as nobody:
+            assert (await nobody.get("/health")).status_code == 200
+            assert (await nobody.get("/ready")).status_code == 401
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 15) == 0
     finally:
@@ -83,6 +95,16 @@ async def test_a_snapshot_on_the_bus_is_on_the_page(
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert "ready" in [line["event"] for line in lines]
     assert "Hansen" not in log.read_text()
+
+
+async def _session(url: str, settings: Any, principal: Any) -> str:
+    """Sign somebody in beside the process: sessions are rows, whoever opened them."""
+    pool = Pool(lambda: connect(url, application_name="test"), 1)
+    try:
+        sessions = StoredSessions(settings, pool, SystemClock())
+        return (await sessions.open(principal, SessionTokens("id"), "", 0)).cookie
+    finally:
+        await pool.close()
 
 
 def test_a_port_that_is_taken_is_told_by_its_setting(clinic_settings: Any) -> None:

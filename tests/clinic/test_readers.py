@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 
 from clinic.readers import StoreReaders
+from governance.master_key import ensure_master
+from governance.privacy import open_ring
 from stores import clinical, feeds, quarantine, snapshots, timeseries
 from stores.database import connect, migrate, transaction
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
 from vocabulary.records import Outcome, Place, Reason, partition_of
+from vocabulary.settings import Settings
 from vocabulary.snapshot import SnapshotKey, canonical_bytes, digest
 
 MINUTE_US = 60_000_000
@@ -30,12 +34,29 @@ def _sample(key: str, value: float, at_us: int, *, patient_id: int = 7, position
 
 
 @pytest.fixture(scope="module")
-def database(postgres_server, make_wards) -> Iterator[str]:
+def keys_settings(tmp_path_factory) -> Settings:
+    """Where the master key of the filled database is."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("keys"), site="test")
+    ensure_master(settings)
+    return settings
+
+
+@asynccontextmanager
+async def opened_readers(url: str, settings: Settings) -> AsyncIterator[StoreReaders]:
+    ring = await open_ring(settings, url)
+    readers = StoreReaders(url, ring)
+    yield readers
+    await readers.close()
+    await ring.close()
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server, make_wards, keys_settings) -> Iterator[str]:
     """One filled database for every test that only reads."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"create database {name}")
-        asyncio.run(_fill(postgres_server.url(name), make_wards()))
+        asyncio.run(_fill(postgres_server.url(name), make_wards(), keys_settings))
         yield postgres_server.url(name)
         connection.execute(f"drop database if exists {name} with (force)")
 
@@ -50,9 +71,10 @@ def own_database(postgres_server, database: str) -> Iterator[str]:
         connection.execute(f"drop database if exists {name} with (force)")
 
 
-async def _fill(database_url: str, wards) -> None:
+async def _fill(database_url: str, wards, settings: Settings) -> None:
     """Write two records of one person, a stay, values, snapshots and something held back."""
     await migrate(database_url)
+    keys = await open_ring(settings, database_url)
     connection = await connect(database_url, application_name="test")
     now_us = wards.now_us
     async with transaction(connection):
@@ -113,8 +135,9 @@ async def _fill(database_url: str, wards) -> None:
             )
             if number < 15:
                 kept = snapshots.Body(key.partition, key.position, 7, as_of_us, "minute", body)
-                await snapshots.put_bodies(connection, [kept])
+                await snapshots.put_bodies(connection, [kept], keys)
     await connection.close()
+    await keys.close()
 
 
 def _body(wards, number: int) -> bytes:
@@ -125,10 +148,9 @@ def _body(wards, number: int) -> bytes:
 
 
 @pytest.fixture
-async def store_readers(database: str) -> AsyncIterator[StoreReaders]:
-    opened = StoreReaders(database)
-    yield opened
-    await opened.close()
+async def store_readers(database: str, keys_settings: Settings) -> AsyncIterator[StoreReaders]:
+    async with opened_readers(database, keys_settings) as opened:
+        yield opened
 
 
 async def test_people_stays_and_identifiers(store_readers, wards) -> None:
@@ -178,13 +200,12 @@ async def test_snapshots_by_id_and_the_last_kept(store_readers, wards) -> None:
     assert await store_readers.latest_snapshot(8) is None
 
 
-async def test_what_was_shown_is_kept(own_database, wards) -> None:
+async def test_what_was_shown_is_kept(own_database, keys_settings, wards) -> None:
     key = SnapshotKey(partition_of(7), POSITION + 18, 7)
-    opened = StoreReaders(own_database)
-    for _ in range(2):
-        await opened.keep_shown(_body(wards, 18))
-    assert (await opened.snapshot(key)).body == _body(wards, 18)
-    await opened.close()
+    async with opened_readers(own_database, keys_settings) as opened:
+        for _ in range(2):
+            await opened.keep_shown(_body(wards, 18))
+        assert (await opened.snapshot(key)).body == _body(wards, 18)
 
 
 async def test_the_score_over_time_comes_from_kept_snapshots(store_readers, wards) -> None:
@@ -219,8 +240,9 @@ async def test_connections_are_used_again_and_replaced_when_lost(store_readers, 
     await store_readers.check()
 
 
-async def test_a_database_that_is_not_there_is_unavailable() -> None:
-    nowhere = StoreReaders("postgresql://nobody:secret@127.0.0.1:1/none")
+async def test_a_database_that_is_not_there_is_unavailable(database, keys_settings) -> None:
+    async with opened_readers(database, keys_settings) as opened:
+        nowhere = StoreReaders("postgresql://nobody:secret@127.0.0.1:1/none", opened._keys)
     with pytest.raises(UnavailableError) as caught:
         await nowhere.check()
     assert "secret" not in str(caught.value)

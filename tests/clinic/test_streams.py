@@ -48,8 +48,11 @@ def served(serve, wards):
 
 
 def test_a_publication_reaches_an_open_board_as_one_changed_bed(served, wards) -> None:
-    state = served.app.state.context.board.state
-    with httpx.stream("GET", f"{served.url}/streams/board?since={state}", timeout=5) as response:
+    page = httpx.get(served.url, cookies=served.cookies).text
+    state = page.split("/streams/board?since=")[1].split("&amp;")[0]
+    with httpx.stream(
+        "GET", f"{served.url}/streams/board?since={state}", timeout=5, cookies=served.cookies
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         events = _events(response)
@@ -65,13 +68,13 @@ def test_a_publication_reaches_an_open_board_as_one_changed_bed(served, wards) -
 
 @pytest.mark.parametrize("since", ["", "?since=1.2.99999", "?since=nonsense"])
 def test_a_page_of_another_process_is_given_everything(served, since: str) -> None:
-    with httpx.stream("GET", f"{served.url}/streams/board{since}", timeout=5) as response:
+    with httpx.stream("GET", f"{served.url}/streams/board{since}", timeout=5, cookies=served.cookies) as response:
         first = _next(_events(response), "beds")
         assert sorted(bed["id"] for bed in first["beds"]) == [7, 8]
 
 
 def test_a_ward_stream_hears_only_its_ward(served, wards) -> None:
-    with httpx.stream("GET", f"{served.url}/streams/board?ward=MED-3", timeout=5) as response:
+    with httpx.stream("GET", f"{served.url}/streams/board?ward=MED-3", timeout=5, cookies=served.cookies) as response:
         events = _events(response)
         assert _next(events, "beds")["everyone"] == []
         served.live.publish(wards.snapshot(7, position=(1 << 40) + 300, vitals={"heart_rate": 101.0}))
@@ -80,7 +83,7 @@ def test_a_ward_stream_hears_only_its_ward(served, wards) -> None:
 
 
 def test_a_patient_page_is_patched_part_by_part(served, wards) -> None:
-    with httpx.stream("GET", f"{served.url}/streams/patients/7?hours=4", timeout=5) as response:
+    with httpx.stream("GET", f"{served.url}/streams/patients/7?hours=4", timeout=5, cookies=served.cookies) as response:
         events = _events(response)
         everything = _next(events, "parts")
         assert set(everything) == {"head", "score", "laboratory", "signals", "trends", "provenance"}
@@ -93,13 +96,13 @@ def test_a_patient_page_is_patched_part_by_part(served, wards) -> None:
 
 
 def test_the_feeds_page_is_sent_whole(served) -> None:
-    with httpx.stream("GET", f"{served.url}/streams/feeds", timeout=5) as response:
+    with httpx.stream("GET", f"{served.url}/streams/feeds", timeout=5, cookies=served.cookies) as response:
         assert "MON" in _next(_events(response), "parts")["feeds"]
 
 
 def test_a_viewer_who_leaves_is_forgotten(served) -> None:
     hub = served.app.state.context.hub
-    with httpx.stream("GET", f"{served.url}/streams/board", timeout=5) as response:
+    with httpx.stream("GET", f"{served.url}/streams/board", timeout=5, cookies=served.cookies) as response:
         events = _events(response)  # held: httpx closes a response whose iterator is dropped
         _next(events, "pulse")
         assert hub.count() == 1
@@ -107,7 +110,7 @@ def test_a_viewer_who_leaves_is_forgotten(served) -> None:
 
 
 def test_stopping_ends_every_stream(served) -> None:
-    with httpx.stream("GET", f"{served.url}/streams/board", timeout=10) as response:
+    with httpx.stream("GET", f"{served.url}/streams/board", timeout=10, cookies=served.cookies) as response:
         events = _events(response)
         _next(events, "pulse")
         started = time.monotonic()

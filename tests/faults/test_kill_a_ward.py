@@ -205,7 +205,7 @@ async def test_a_ward_whose_house_keeps_dying_ends_as_one_that_never_did(house, 
     assert transcript.reconnections >= 3, context
 
     await asyncio.to_thread(house.dismiss, "ingress")
-    bus = await Bus.connect(house.nats.url(), "test", 30)
+    bus = await Bus.connect(house.nats.url(), "test", timeout_s=30)
     connection = await database.connect(house.postgres.url(), application_name="test")
     tick = await final_tick(bus, house)
     account = await accounts.drain(connection, bus, 60)

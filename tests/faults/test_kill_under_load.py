@@ -23,14 +23,15 @@ from typing import NamedTuple
 import hl7
 import pytest
 
+from governance.privacy import open_ring
 from hospital.load import run_load
 from hospital.sender import Delivery, MllpSender, Patience, Transcript
 from orchestration.data_dir import DataDir, RunState
-from orchestration.embedded import EmbeddedNats, EmbeddedPostgres
+from orchestration.storage import of_running, secret
 from stores import clinical, database, ledger_verification, quarantine, snapshot_census, timeseries
 from stores.raw_archive import RawArchive
 from twin import accounts, forecast, replay
-from twin.bus import Bus
+from twin.bus import Bus, open_bus
 from vocabulary import concepts
 from vocabulary.settings import Settings
 from vocabulary.snapshot import TwinSnapshot, from_bytes
@@ -47,8 +48,7 @@ class House(NamedTuple):
     """A running house."""
 
     data_dir: DataDir
-    database_url: str
-    nats_url: str
+    operator: Settings  # as a command beside the house reaches its servers
     ports: dict[str, int]
 
     def state(self) -> RunState:
@@ -91,12 +91,7 @@ def house(server_folder) -> Iterator[House]:
         _wait_until(lambda: _is_up(data_dir), 60, "everything ready")
         state = data_dir.read_state()
         assert state is not None
-        yield House(
-            data_dir,
-            EmbeddedPostgres(data_dir.postgres, state.ports["postgres"]).url(),
-            EmbeddedNats(data_dir.nats, state.ports["nats"]).url(),
-            state.ports,
-        )
+        yield House(data_dir, of_running(Settings(data_dir=data_dir.root), data_dir, state), state.ports)
     finally:
         up.send_signal(signal.SIGTERM)
         try:
@@ -160,8 +155,8 @@ def _at(effective: str) -> int:
 
 
 async def _connected(house: House) -> tuple[database.Connection, Bus]:
-    connection = await database.connect(house.database_url, application_name="test")
-    return connection, await Bus.connect(house.nats_url, "test")
+    connection = await database.connect(secret(house.operator.database_url), application_name="test")
+    return connection, await open_bus(house.operator, "operator")
 
 
 @pytest.mark.faults
@@ -250,7 +245,9 @@ async def test_no_acknowledged_message_is_lost_or_applied_twice(house):
         ids = await snapshot_census.sample(connection, 60, SEED)
     forecaster = forecast.open_forecaster(house.settings())
     assert len(ids) >= 30
-    differing = [one for one in ids if not (await replay.replay(connection, forecaster, one)).is_identical]
+    keys = await open_ring(house.operator, secret(house.operator.database_url), purpose="test")
+    differing = [one for one in ids if not (await replay.replay(connection, forecaster, one, keys)).is_identical]
+    await keys.close()
     assert differing == [], context
     await connection.close()
     await bus.close()

@@ -231,3 +231,21 @@ def test_a_ward_needs_a_bed() -> None:
 
 def test_large_wards_give_every_bed_a_name_of_its_own() -> None:
     assert len(set(Ward(200, 1).beds)) == 200
+
+
+def test_the_ward_says_who_attends_and_hides_exactly_one_patient() -> None:
+    _, told = run(16, 3, 4.0)
+    visits = {
+        decoded.visit.visit_number: decoded.visit
+        for timed in told
+        if timed.feed == "adt" and isinstance(decoded := hl7v2.decode(timed.body, UTC), hl7v2.Message) and decoded.visit
+    }
+    attending = Counter(who.identifier for visit in visits.values() for who in visit.practitioners)
+    assert set(attending) == {"P-NOVAK", "P-ADEYEMI"}
+    assert abs(attending["P-NOVAK"] - attending["P-ADEYEMI"]) <= len(visits) / 3
+    assert all(visit.told_roles == ("attending",) for visit in visits.values())
+    hidden = [visit for visit in visits.values() if visit.is_vip]
+    (vip,) = hidden
+    assert (vip.place.ward, vip.place.room) == ("ICU-A", "02")
+    assert [who.identifier for who in vip.practitioners] == ["P-NOVAK"]
+    assert {who.authority for visit in visits.values() for who in visit.practitioners} == {"SYNTH"}

@@ -100,6 +100,76 @@ def test_each_movement_is_named_and_timed(trigger, movement):
     assert decode(msh, PID).event_at_us is None
 
 
+ADT_MSH = MSH.replace("ORU^R01^ORU_R01", "ADT^A08")
+
+
+def pv1(**fields: str) -> str:
+    """PV1 with fields by number: `_7="x"`."""
+    last = max(int(name[1:]) for name in fields)
+    return "|".join(["PV1", *(fields.get(f"_{number}", "") for number in range(1, last + 1))])
+
+
+def test_who_cares_is_read_from_four_fields_with_authority_and_repetitions():
+    visit = decode(
+        ADT_MSH,
+        PID,
+        pv1(
+            _7="P1^Novak^Pavel^^^Dr^^^HOSP&1.2.3&ISO^L^^^EI",
+            _8="R1",
+            _9="C1^A^B~C2^C^D^^^^^^&9.9&ISO~C1^A^B",
+            _17="1\\T\\2^Smith",
+        ),
+    ).visit
+    assert visit is not None
+    assert visit.practitioners == (
+        hl7v2.Practitioner("P1", "HOSP", "attending"),
+        hl7v2.Practitioner("R1", "", "referring"),
+        hl7v2.Practitioner("C1", "", "consulting"),
+        hl7v2.Practitioner("C2", "9.9", "consulting"),
+        hl7v2.Practitioner("1&2", "", "admitting"),
+    )
+    assert visit.told_roles == ("attending", "referring", "consulting", "admitting")
+
+
+@pytest.mark.parametrize(
+    ("sent", "roles"),
+    [("", ()), ("^^^", ()), ("~", ()), ('""', ("attending",)), ("^Novak^Pavel", ("attending",)),
+     ('""^Novak', ("attending",))],
+)  # fmt: skip
+def test_a_field_not_sent_says_nothing_and_one_without_a_number_says_nobody(sent, roles):
+    visit = decode(ADT_MSH, PID, pv1(_7=sent, _19="V1")).visit
+    assert visit is not None
+    assert (visit.practitioners, visit.told_roles) == ((), roles)
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_vip"),
+    [("", None), ("^", None), ('""', False), ("N", False), ("n", False), ("0", False), ("No^not hidden^L", False),
+     ("VIP", True), ("Y", True), ("1", True), ("Z", True), ("^very important", True), ("S&x^a^b", True)],
+)  # fmt: skip
+def test_a_vip_is_whoever_is_not_said_to_be_none(sent, is_vip):
+    visit = decode(ADT_MSH, PID, pv1(_16=sent, _19="V1")).visit
+    assert visit is not None
+    assert visit.is_vip is is_vip
+
+
+def test_observations_say_nothing_of_care_however_long_their_fields():
+    message = decode(MSH, PID, pv1(_7="P1~" * 70, _16="VIP"), OBR, HEART_RATE)
+    assert message.values == 1
+    assert message.visit is not None
+    assert (message.visit.practitioners, message.visit.told_roles, message.visit.is_vip) == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("number", "sent"), [(7, "P" * 251), (8, "P^^^^^^^^" + "A" * 251), (9, "P1~" * 64), (17, "~" * 64 + "P")]
+)
+def test_more_or_longer_practitioners_than_any_stay_has_are_refused(number, sent):
+    refused = refuse(ADT_MSH, PID, pv1(**{f"_{number}": sent}))
+    assert (refused.reason, refused.where) == (Reason.MALFORMED, f"PV1-{number}")
+    assert "PPP" not in refused.found
+    assert "AAA" not in refused.found
+
+
 def test_before_version_2_3_the_event_segment_names_the_trigger():
     assert decode(MSH.replace("ORU^R01^ORU_R01", "ADT"), "EVN|A03", PID).movement is Movement.DISCHARGE
     assert decode(MSH.replace("ORU^R01^ORU_R01", "ORU"), PID, HEART_RATE).values == 1

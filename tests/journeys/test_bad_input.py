@@ -153,7 +153,7 @@ async def every_snapshot_replays(live):
     ids = await replay.sample_ids(live.connection, 100, seed=1)
     assert ids
     for snapshot_id in ids:
-        again = await replay.replay(live.connection, live.forecaster, snapshot_id)
+        again = await replay.replay(live.connection, live.forecaster, snapshot_id, live.keys)
         assert again.is_identical, (snapshot_id, again.differences)
 
 

@@ -23,10 +23,11 @@ from orchestration.services import PROGRAMS
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 name = sys.argv[1]
-if os.environ.get("STAND_IN_REFUSES") == name:
+here = pathlib.Path(__file__).parent
+if (here / f"{name}.refuses").exists():
     print("this setting cannot work", file=sys.stderr)
     sys.exit(2)
-if os.environ.get("STAND_IN_CRASHES") == name:
+if (here / f"{name}.crashes").exists():
     sys.exit(1)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 run = pathlib.Path(os.environ["VIGIL_DATA_DIR"]) / "run"
@@ -103,6 +104,10 @@ class Command:
         while not is_so():
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
             time.sleep(0.1)
+
+    def let(self, name: str, behaviour: str) -> None:
+        """Make the stand-in `name` one that `refuses` its settings, or `crashes`."""
+        (self.data_dir.parent / f"{name}.{behaviour}").touch()
 
     def left(self, pids: dict[str, int]) -> list[str]:
         """Return the names whose processes still run."""

@@ -74,6 +74,8 @@ def test_a_setting_in_the_file_that_cannot_be_used_is_named(tmp_path):
 def test_a_demonstration_balances_replays_and_a_changed_ledger_is_found(reachable_folder):
     import psycopg
 
+    from orchestration.addresses import embedded_servers
+    from orchestration.data_dir import DataDir
     from orchestration.storage import load_settings, reachable
 
     answer = vigil(
@@ -101,7 +103,20 @@ def test_a_demonstration_balances_replays_and_a_changed_ledger_is_found(reachabl
     settings = load_settings(reachable_folder)
     with reachable(settings) as complete:
         assert complete.database_url is not None
-        with psycopg.connect(complete.database_url.get_secret_value(), autocommit=True) as connection:
+        changing = "update ledger_entry set detail = ''"
+        with (
+            psycopg.connect(complete.database_url.get_secret_value(), autocommit=True) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(changing)
+        data_dir = DataDir(complete.data_dir)
+        ports = data_dir.ports({"postgres": 0})
+        postgres, _ = embedded_servers(complete, data_dir, ports, is_running=True)
+        assert postgres is not None
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(changing)
+            connection.execute("alter table ledger_entry disable trigger user")  # as only a superuser would
             connection.execute(
                 "update ledger_entry set values_received = values_received + 1 where (writer, seq) = "
                 "(select writer, seq from ledger_entry where values_received > 0 order by seq limit 1)"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from governance import privacy
 from hospital import messages
 from interop import mllp
 from stores import database, ledger_verification, positions, quarantine
@@ -47,7 +48,9 @@ def settings_for(data_dir: Path, database_url: str, nats_url: str, **overrides: 
         "engine_interval_s": 0.01,
         "raw_max_bytes": 256 * 1024 * 1024,
     }
-    return Settings(**{**fast, **overrides})  # type: ignore[arg-type]
+    settings = Settings(**{**fast, **overrides})  # type: ignore[arg-type]
+    privacy.prepare(settings)  # as `vigil up` does
+    return settings
 
 
 async def until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
@@ -113,6 +116,7 @@ class LivePlane:
         self.forecaster = forecast.open_forecaster(settings)
         self.bus: Bus
         self.connection: database.Connection
+        self.keys: privacy.KeyRing
         self._buses: list[Bus] = []
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,6 +128,7 @@ class LivePlane:
         self.bus = self._buses[3]
         await self.bus.ensure_streams(self.settings.raw_max_bytes)
         self.connection = await database.connect(self.url, application_name="test")
+        self.keys = await privacy.open_ring(self.settings, self.url, purpose="test keys")
         stop, settings, clock = self._stop, self.settings, self.clock
         a, b, c = self._buses[:3]
         self._tasks = [
@@ -224,6 +229,7 @@ class LivePlane:
         await asyncio.gather(*late, return_exceptions=True)
         for bus in self._buses:
             await bus.close()
+        await self.keys.close()
         await self.connection.close()
         assert not late, f"did not stop when told: {[task.get_name() for task in late]}"
         for task in done:
@@ -258,10 +264,11 @@ class Hospital:
 
     def adt(
         self, trigger: str, number: str, bed: str = "", *, at_us: int, visit: str = "", ward: str = "ICU",
-        **header: object,
+        attending: str = "", vip: str = "", **header: object,
     ) -> bytes:  # fmt: skip
         """An ADT message."""
-        stay = messages.Visit(visit or f"V{number}", self.bed(bed, ward))
+        who = messages.Practitioner(attending) if attending else None
+        stay = messages.Visit(visit or f"V{number}", self.bed(bed, ward), attending=who, vip=vip)
         if trigger == "A01":
             stay = stay._replace(admitted_at_us=at_us)
         return messages.adt(trigger, self.header("ADT", **header), self.person(number), stay, at_us)

@@ -15,6 +15,7 @@ from itertools import zip_longest
 
 import msgspec
 
+from governance.privacy import KeyRing, open_ring
 from interop.terminology import Terminology
 from stores import blocks, clinical, events, ledger, minutes, partition_log, samples, signals, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
@@ -93,6 +94,7 @@ class Storyteller:
         self.told: list[tuple[str, bytes]] = []
         self.early: list[str] = []
         self._next = 100
+        self._care_rng = random.Random(7)  # its own, so that the rest of the story is as it was without
         self._kinds: dict[Callable[[], bytes | None], int] = {
             self.vitals: 40,
             self.lab: 10,
@@ -200,14 +202,19 @@ class Storyteller:
         self.numbers.append(number)
         bed = self.bed_of[number] = self.rng.choice(BEDS)
         ago_us = self.rng.choice((0, 10, 600, 7200, 90_000)) * SECOND
-        return self.hospital.adt("A01", number, bed, at_us=self.log.now_us - ago_us)
+        return self.hospital.adt("A01", number, bed, at_us=self.log.now_us - ago_us, **self._care())
+
+    def _care(self) -> dict[str, str]:
+        """What a movement says of who cares: often nothing, now and then that nobody does."""
+        attending = self._care_rng.choice(("", "", "P-1", "P-2", "P-3", '""'))
+        return {"attending": attending, "vip": self._care_rng.choice(("", "", "", "VIP", "N", '""'))}
 
     def _move(self, trigger: str, bed: str = "", *, ago_s: Sequence[int] = (0, 0, 5, 120)) -> bytes | None:
         number = self._someone()
         if number is None:
             return None
         ago_us = self.rng.choice(ago_s) * SECOND
-        return self.hospital.adt(trigger, number, bed, at_us=self.log.now_us - ago_us)
+        return self.hospital.adt(trigger, number, bed, at_us=self.log.now_us - ago_us, **self._care())
 
     def transfer(self) -> bytes | None:
         return self._move("A02", self.rng.choice(BEDS[:-1]))
@@ -322,19 +329,29 @@ class Run:
         self.is_behind = True
         self.normalizer: Normalizer
         self.engine: Engine
+        self.keys: KeyRing
 
     async def open(self) -> None:
         """Take both readers over."""
+        self.keys = await open_ring(self.settings, self.url, purpose="test keys")
         await self._open_normalizer()
         await self._open_engine()
 
     async def _open_normalizer(self) -> None:
-        self.normalizer = await open_normalizer(self.settings, _Bus(self.log), self.url, self._terminology)  # type: ignore[arg-type]
+        self.normalizer = await open_normalizer(
+            self.settings,
+            _Bus(self.log),  # type: ignore[arg-type]
+            self.url,
+            self._terminology,
+            self.keys,
+        )
         incarnation, sequence = divmod(self.normalizer.position, 1 << INCARNATION_SHIFT)
         self.next = sequence if incarnation == self.normalizer.incarnation else 0
 
     async def _open_engine(self) -> None:
-        self.engine = await open_engine(self.settings, self.url, self._clock, self.forecaster, range(PARTITIONS))
+        self.engine = await open_engine(
+            self.settings, self.url, self._clock, self.forecaster, range(PARTITIONS), self.keys
+        )
         self.is_behind = True
 
     async def normalize(self, most: int) -> None:
@@ -451,8 +468,8 @@ class Run:
             await connection.close()
 
     async def close(self) -> None:
-        """Close both connections, if they were opened."""
-        for reader in (getattr(self, "normalizer", None), getattr(self, "engine", None)):
+        """Close both connections and the key ring, if they were opened."""
+        for reader in (getattr(self, "normalizer", None), getattr(self, "engine", None), getattr(self, "keys", None)):
             if reader is not None:
                 await reader.close()
 
@@ -469,6 +486,8 @@ _COMPARED = {
     "encounter": "select * from encounter",
     "place": "select p.encounter_id, l.facility, l.ward, l.room, l.bed, p.placed_by, p.from_us, p.to_us, p.known_from, "
     "p.known_to from encounter_location p join location l using (location_id)",
+    "care": "select * from care_relationship",
+    "vip": "select * from encounter_vip",
     "association": "select subject_kind, subject, patient_id, encounter_id, from_us, to_us, known_from, known_to "
     "from device_association",
     "item": 'select position, raw_index, value_index, feed, outcome, reason, "where", found, "values", state, '

@@ -45,7 +45,7 @@ async def test_state_and_books_do_not_depend_on_how_the_log_is_cut(seed, log_of,
             await connection.rollback()
             different = []
             for snapshot_id in sorted(run.published):
-                again = await replay.replay(connection, forecaster, snapshot_id)
+                again = await replay.replay(connection, forecaster, snapshot_id, run.keys)
                 if not again.is_identical:
                     different.append((snapshot_id, simulation.differences(run.published[snapshot_id], again.rebuilt)))
             assert not different, "\n".join(f"{name}: {said}" for name, said in different)

@@ -30,7 +30,7 @@ async def house(simulation, live_plane, settings, new_database):
     await run.open()
     yield run
     for snapshot_id in run.published:
-        again = await replay.replay(run.connection, run.forecaster, snapshot_id)
+        again = await replay.replay(run.connection, run.forecaster, snapshot_id, run.keys)
         assert again.is_identical, simulation.differences(run.published[snapshot_id], again.rebuilt)
     assert await simulation.minutes_that_differ(run.connection, log.now_us) == []
     await run.connection.close()

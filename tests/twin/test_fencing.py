@@ -96,7 +96,7 @@ async def test_taking_over_one_partition_stops_the_engine_that_owned_it_among_ot
     clock = ManualClock(0)
     # One that has something to fold, and its neighbours, which have not.
     wanted = partition_of(1)
-    other = await open_engine(settings, first.url, clock, forecaster, range(wanted - 2, wanted + 1))
+    other = await open_engine(settings, first.url, clock, forecaster, range(wanted - 2, wanted + 1), first.keys)
     try:
         before = await everything(first.url)
         with pytest.raises(FencedOutError):
@@ -115,7 +115,7 @@ async def test_engines_of_different_partitions_do_not_disturb_each_other(
     await whole.open()
     await whole.normalize(10_000)
     halves = [
-        await open_engine(settings, whole.url, ManualClock(0), forecaster, half)
+        await open_engine(settings, whole.url, ManualClock(0), forecaster, half, whole.keys)
         for half in (range(32), range(32, PARTITIONS))
     ]
     try:

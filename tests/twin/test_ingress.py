@@ -11,16 +11,29 @@ import msgspec
 import pytest
 
 from interop import mllp
+from stores import blob_keys
 from stores.blobs import BlobStore
-from twin import ingress
+from twin import ingress, mllp_connection
 from twin.bus import Bus
-from twin.ingress import BLOB_BYTES, CONNECTION_BYTES, PACK_BYTES, PACK_MESSAGES, QUEUE_BYTES, FeedListener
+from twin.ingress import BLOB_BYTES, PACK_BYTES, PACK_MESSAGES, QUEUE_BYTES, FeedListener
+from twin.mllp_connection import CONNECTION_BYTES
 from vocabulary.clock import ManualClock
 from vocabulary.errors import StreamFullError, UnavailableError
 from vocabulary.records import RawPack
 from vocabulary.settings import FeedSettings
 
 DECODE = msgspec.msgpack.Decoder(RawPack).decode
+
+
+ARRIVALS = blob_keys.ArrivalsKey(bytes(range(32)))
+LOCK = blob_keys.ArrivalsLock(ARRIVALS.public)
+
+
+class Arrivals:
+    """Who may unlock what has just arrived."""
+
+    async def open_arrival(self, locked, info):
+        return ARRIVALS.unlock(locked, info)
 
 
 def message(number: object, text: str = "", *, msh15: str = "", kind: str = "ORU^R01") -> bytes:
@@ -76,7 +89,10 @@ async def open_listener(raw, tmp_path):
 
     async def start(blobs=None, **feed):
         made = FeedListener(
-            FeedSettings(name="monitors", **feed), raw, ManualClock(1_780_000_000_000_000), blobs or BlobStore(tmp_path)
+            FeedSettings(name="monitors", **feed),
+            raw,
+            ManualClock(1_780_000_000_000_000),
+            blobs or BlobStore(tmp_path, LOCK),
         )  # type: ignore[arg-type]
         host, port = (await made.start("127.0.0.1")).split(":")
         running.append((made, asyncio.create_task(made.commit_forever())))
@@ -239,7 +255,7 @@ async def test_a_raw_stream_that_is_really_full_takes_messages_again_once_trimme
 async def test_a_sender_that_never_reads_its_acks_is_bounded_and_then_dropped(
     listener, raw, dial, live_plane, monkeypatch
 ):
-    monkeypatch.setattr(ingress, "UNREAD_ACK_S", 0.5)
+    monkeypatch.setattr(mllp_connection, "UNREAD_ACK_S", 0.5)
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(listener.at)
@@ -320,7 +336,7 @@ async def test_a_large_body_goes_to_the_blob_store_before_its_ack(listener, raw,
     assert await peer.ask(body) == "AA"
     (item,) = raw.items
     assert item.body == b""
-    assert BlobStore(tmp_path).get(item.blob) == body
+    assert await blob_keys.read(BlobStore(tmp_path), item.blob, Arrivals()) == body
 
 
 async def test_a_full_blob_disk_keeps_the_ack_back_until_there_is_room(open_listener, raw, dial, tmp_path, live_plane):
@@ -333,7 +349,7 @@ async def test_a_full_blob_disk_keeps_the_ack_back_until_there_is_room(open_list
                 raise UnavailableError("The blob store cannot be written: No space left on device.")
             return super().put(data)
 
-    blobs = FullDisk(tmp_path)
+    blobs = FullDisk(tmp_path, LOCK)
     listener = await open_listener(blobs)
     peer = await dial(listener)
     peer.put(message(1, "x" * BLOB_BYTES))

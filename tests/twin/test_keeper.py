@@ -7,8 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
+from governance.privacy import open_ring
 from stores import partition_log, positions, timeseries
 from stores.database import connect, consistent_read, transaction
+from stores.envelope import nobody
 from stores.raw_archive import Pack, RawArchive
 from twin import forecast, keeper, replay
 from twin.bus import Bus, RawExtent
@@ -49,10 +51,10 @@ async def test_a_compacted_house_says_the_same(seed, simulation, live_plane, new
             open_before = (await timeseries.sizes(connection)).open_blocks
             last_before = await partition_log.last_positions(connection)
         assert open_before > 0
-        done = await keeper.keep_house(settings, connection, EmptyBus(), asyncio.Event())
+        done = await keeper.keep_house(settings, connection, EmptyBus(), run.keys, asyncio.Event())
         assert done["hours_compacted"] > 0
         assert done["trimmed"] > 0
-        again = await keeper.keep_house(settings, connection, EmptyBus(), asyncio.Event())
+        again = await keeper.keep_house(settings, connection, EmptyBus(), run.keys, asyncio.Event())
         assert (again["hours_compacted"], again["trimmed"]) == (0, 0), "a second round finds nothing to do"
         after = await simulation.contents(connection)
         await connection.rollback()
@@ -63,7 +65,7 @@ async def test_a_compacted_house_says_the_same(seed, simulation, live_plane, new
             places = await positions.read(connection)
         assert places[positions.NORMALIZER].position > 0
         for snapshot_id in sorted(run.published)[::3]:
-            assert (await replay.replay(connection, forecaster, snapshot_id)).is_identical, snapshot_id
+            assert (await replay.replay(connection, forecaster, snapshot_id, run.keys)).is_identical, snapshot_id
     finally:
         await run.close()
         await connection.close()
@@ -72,7 +74,9 @@ async def test_a_compacted_house_says_the_same(seed, simulation, live_plane, new
 async def test_a_stream_made_anew_keeps_what_nobody_has_read(nats_server, new_database, live_plane, tmp_path):
     """Sequences begin again at 1: what was sealed of the stream before must not be removed from this one."""
     settings = live_plane.settings_for(tmp_path, "postgresql://unused", "nats://unused", raw_seal_after_s=1.0)
-    connection = await connect(new_database(), application_name="test")
+    url = new_database()
+    connection = await connect(url, application_name="test")
+    keys = await open_ring(settings, url)
     bus = await Bus.connect(nats_server.url(), "test")
     try:
         old = 1 << INCARNATION_SHIFT
@@ -81,14 +85,16 @@ async def test_a_stream_made_anew_keeps_what_nobody_has_read(nats_server, new_da
             taken = (await positions.take_over(connection, [positions.NORMALIZER], "test"))[positions.NORMALIZER]
             move = positions.Move(positions.NORMALIZER, taken.epoch, 0, old | 1000, 2_000_000_000_000_000)
             await positions.advance(connection, [move])
-        RawArchive(tmp_path / "sealed").write([Pack(old | 900, b"")])
+        await keys.ensure([nobody(0)])
+        RawArchive(tmp_path / "sealed").write([Pack(old | 900, b"")], {}, keys)
         await bus.ensure_streams(64 * 1024 * 1024)
         for number in range(5):
             pack = RawPack(f"p{number}", "lab", 1_000_000, [RawItem(1_000_000, 0, "", b"MSH")])
             await bus.publish_raw("lab", pack.pack_id, msgspec.msgpack.encode(pack))
-        await keeper.keep_house(settings, connection, bus, asyncio.Event())
+        await keeper.keep_house(settings, connection, bus, keys, asyncio.Event())
         extent = await bus.raw_extent()
         assert (extent.first_sequence, extent.last_sequence) == (1, 5)
     finally:
         await bus.close()
+        await keys.close()
         await connection.close()

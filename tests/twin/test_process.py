@@ -33,7 +33,7 @@ async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same():
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize(("name", "value"), [("VIGIL_RAW_MAX_BYTES", "much"), ("VIGIL_HOST", "0.0.0.0")])
+@pytest.mark.parametrize(("name", "value"), [("VIGIL_RAW_MAX_BYTES", "much"), ("VIGIL_CLINIC_PORT", "eighty")])
 def test_a_setting_that_cannot_be_used_is_named_and_its_value_is_not(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as told:

@@ -31,7 +31,7 @@ async def played(simulation, live_plane, settings, new_database):
 async def test_every_snapshot_is_identical_after_all_that_came_later(played):
     assert len(played.published) > 20
     for snapshot_id, body in played.published.items():
-        again = await replay.replay(played.connection, played.forecaster, snapshot_id)
+        again = await replay.replay(played.connection, played.forecaster, snapshot_id, played.keys)
         assert again.is_identical, again.differences
         assert canonical_bytes(again.rebuilt) == body
 
@@ -44,13 +44,13 @@ async def test_compaction_changes_no_snapshot(played):
     await played.connection.rollback()
     assert after.open_blocks < before.open_blocks
     for snapshot_id in list(played.published)[::3]:
-        assert (await replay.replay(played.connection, played.forecaster, snapshot_id)).is_identical
+        assert (await replay.replay(played.connection, played.forecaster, snapshot_id, played.keys)).is_identical
 
 
 async def test_a_kept_body_is_what_was_published(played):
     kept = 0
     for snapshot_id, body in played.published.items():
-        again = await replay.replay(played.connection, played.forecaster, snapshot_id)
+        again = await replay.replay(played.connection, played.forecaster, snapshot_id, played.keys)
         if again.published is not None:
             kept += 1
             assert canonical_bytes(again.published) == body
@@ -60,7 +60,7 @@ async def test_a_kept_body_is_what_was_published(played):
 async def test_the_latest_body_kept_of_a_patient_was_published(played):
     async with transaction(played.connection):
         for patient_id, body in played.last.items():
-            found = await snapshots.latest_body(played.connection, patient_id)
+            found = await snapshots.latest_body(played.connection, patient_id, played.keys)
             assert found is not None
             name = f"{found.key.partition:02d}-{found.key.position}-{patient_id}"
             assert played.published[name] == found.body
@@ -74,9 +74,9 @@ async def test_other_rules_make_another_snapshot_and_the_difference_is_named(pla
     kept = [
         name
         for name in played.published
-        if (await replay.replay(played.connection, played.forecaster, name)).published is not None
+        if (await replay.replay(played.connection, played.forecaster, name, played.keys)).published is not None
     ]
-    again = await replay.replay(played.connection, other, kept[-1])
+    again = await replay.replay(played.connection, other, kept[-1], played.keys)
     assert not again.is_identical
     assert "provenance" in again.differences
     assert again.rebuilt_digest != again.published_digest
@@ -85,12 +85,12 @@ async def test_other_rules_make_another_snapshot_and_the_difference_is_named(pla
 async def test_a_value_changed_behind_our_back_shows(played):
     names = []
     for name in played.published:
-        again = await replay.replay(played.connection, played.forecaster, name)
+        again = await replay.replay(played.connection, played.forecaster, name, played.keys)
         if again.published is not None and any(s.concept == "lactate" for s in again.published.signals):
             names.append(name)
     async with transaction(played.connection) as connection:
         await connection.execute("update observation_event set value = value + 1 where value is not null")
-    again = await replay.replay(played.connection, played.forecaster, names[-1])
+    again = await replay.replay(played.connection, played.forecaster, names[-1], played.keys)
     assert not again.is_identical
     assert "signals" in again.differences
 
@@ -98,7 +98,7 @@ async def test_a_value_changed_behind_our_back_shows(played):
 async def test_what_was_never_published_is_said_to_be_unknown(played):
     for name in ("", "7", "07-1-x", "07-1099511627777-999", "99-1-1", "07--1", "٣-1-1"):
         with pytest.raises(replay.UnknownSnapshotError):
-            await replay.replay(played.connection, played.forecaster, name)
+            await replay.replay(played.connection, played.forecaster, name, played.keys)
 
 
 async def test_a_sample_of_ids_is_of_published_snapshots_and_repeatable(played):
@@ -111,5 +111,5 @@ async def test_a_sample_of_ids_is_of_published_snapshots_and_repeatable(played):
 async def test_a_rebuilt_snapshot_names_its_place_in_the_log(played):
     snapshot_id = next(iter(played.published))
     key: SnapshotKey = parse_snapshot_id(snapshot_id)
-    again = await replay.replay(played.connection, played.forecaster, snapshot_id)
+    again = await replay.replay(played.connection, played.forecaster, snapshot_id, played.keys)
     assert (again.rebuilt.position, again.rebuilt.patient_id) == (key.position, key.patient_id)

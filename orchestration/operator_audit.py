@@ -1,0 +1,88 @@
+"""Audit of what is done at this machine's own command line.
+
+Here: who types, and the auditor of the chain `operator`, which all commands share.
+Not here: the audit log's own commands (orchestration.audit_commands), what an event holds (stores.audit_log).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from governance.access import Principal, Purpose, Role
+from governance.audit import Auditor
+from governance.notary import heads_of
+from orchestration.data_dir import DataDir
+from orchestration.storage import secret
+from stores import database
+from stores.audit_log import AuditEntry, Outcome
+from twin.process import clock_of
+from vocabulary.settings import Settings
+from vocabulary.signing import SigningKey
+from vocabulary.tls import Identity
+
+WRITER = "operator"
+
+
+def operator() -> Principal:
+    """Return the person at the command line, as the operating system knows him."""
+    # Somebody who became root is still himself: sudo says who.
+    name = os.environ.get("SUDO_USER") or getpass.getuser()
+    return Principal(
+        issuer="operator", subject=f"{name}@{socket.gethostname()}", name=name, roles=frozenset({Role.OPERATOR})
+    )
+
+
+def operator_identity(settings: Settings) -> Identity:
+    """Return the identity folder that commands act with."""
+    folder: Path | None = settings.identity_dir
+    return Identity(folder if folder is not None else DataDir(settings.data_dir).identity / WRITER)
+
+
+@asynccontextmanager
+async def operator_auditor(settings: Settings) -> AsyncIterator[Auditor]:
+    """Hold an auditor of the chain that all commands share.
+
+    Args:
+        settings: with addresses that answer (orchestration.storage.reachable).
+
+    Raises:
+        ConfigurationError: the operator's signing key is not there; `vigil up` makes it.
+    """
+    auditor = Auditor(
+        lambda: database.connect(secret(settings.database_url), application_name="vigil audit"),
+        WRITER,
+        SigningKey.load(operator_identity(settings).ledger_key),
+        heads_of(settings),
+        clock_of(settings),
+        is_shared=True,
+    )
+    try:
+        yield auditor
+    finally:
+        await auditor.close()
+
+
+def operator_entry(
+    surface: str, verb: str, *, outcome: Outcome = "permitted", patient_id: int | None = None, detail: str = ""
+) -> AuditEntry:
+    """Return the event of a command."""
+    person = operator()
+    return AuditEntry(
+        at_us=0,
+        action=verb,
+        outcome=outcome,
+        surface=surface,
+        verb=verb,
+        agent=person.agent,
+        agent_name=person.name,
+        role=Role.OPERATOR,
+        purpose=Purpose.ADMINISTRATION,
+        patient_id=patient_id,
+        rule="command-line",
+        detail=detail,
+    )
