@@ -163,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     start_logging()
+    # It tells every address it asks, and an address may hold what is nobody's business.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return asyncio.run(serve(read_settings()))
     except ConfigurationError as error:

@@ -40,6 +40,7 @@ from clinic.questions import Live, Readers
 from clinic.refusals import add_refusals, refusal
 from clinic.security import Guard, allowed_hosts
 from clinic.sign_in import PendingCookie, entrance_router
+from clinic.signing_keys import signing_keys_router
 from clinic.streams import stream_router
 from clinic.ward_live import WardLive
 from clinic.watching import RECHECK_S
@@ -157,6 +158,7 @@ def build_app(
     app.add_middleware(Guard, hosts=allowed_hosts(settings, access.public_url), is_tls=access.is_tls)
     for router in (
         board_router(context), page_router(context), glass_router(context), officers_router(context),
+        signing_keys_router(context),
         entrance_router(context, access.pending), stream_router(context), json_router(context),
         fhir_audit_router(context), fhir_router(context), _house_router(app, context),
     ):  # fmt: skip

@@ -16,12 +16,13 @@ from clinic.identity import Caller
 from governance.access import Principal, Surface, Verb
 from vocabulary.settings import Settings, Waiver, is_loopback
 
+# In the order of where somebody starts who may come to several.
 _PLACES: tuple[tuple[Surface, Verb, str, str], ...] = (
     (Surface.BOARD, Verb.READ, "/", "Board"),
-    (Surface.FEEDS, Verb.READ, "/feeds", "Feeds"),
-    (Surface.BREAK_GLASS, Verb.OPEN, "/break-glass", "Break the glass"),
     (Surface.REVIEW, Verb.READ, "/reviews", "Broken glasses"),
     (Surface.AUDIT, Verb.SEARCH, "/audit", "Audit"),
+    (Surface.FEEDS, Verb.READ, "/feeds", "Feeds"),
+    (Surface.BREAK_GLASS, Verb.OPEN, "/break-glass", "Break the glass"),
 )
 
 _ROLE_WORDS = {"data_protection_officer": "data-protection officer"}
@@ -53,8 +54,8 @@ def places_of(context: Context, principal: Principal) -> tuple[Place, ...]:
 
 def home_of(context: Context, principal: Principal) -> str:
     """Return where somebody starts: their first place, or the page that says who they are."""
-    places = places_of(context, principal)
-    return places[0].href if places else "/me"
+    places = [place.href for place in places_of(context, principal) if place.href != "/account/keys"]
+    return places[0] if places else "/me"
 
 
 def role_text(principal: Principal) -> str:

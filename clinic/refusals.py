@@ -71,11 +71,12 @@ def refusal(context: Context, scope: Scope, status: int, error: Exception) -> Re
 
 
 def _methods_of(app: FastAPI, scope: Scope) -> list[str]:
-    """Return the methods an address answers, over all of its routes: each route knows only its own."""
+    """Return the methods an address answers: each of its routes knows only its own."""
+    found = [route for route in app.routes if route.matches(scope)[0] is not Match.NONE]
+    paths = [getattr(route, "path", "") for route in found]
     methods: set[str] = set()
-    for route in app.routes:
-        match, _ = route.matches(scope)
-        if match is not Match.NONE:
+    for route, path in zip(found, paths, strict=True):
+        if path == paths[0]:  # a longer pattern that fits too, such as {id}, is another address
             methods |= getattr(route, "methods", None) or set()
     return sorted(methods)
 

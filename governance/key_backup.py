@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from governance.arrivals_key import ARRIVALS_KEY, ARRIVALS_LOCK, replace_file
 from governance.master_key import MasterKey
-from governance.privacy import ARRIVALS_KEY, ARRIVALS_LOCK, plain, replace_file
+from governance.wrapped_keys import plain
 from stores import data_keys
 from stores.data_keys import MasterRow, StoredKey
 from stores.database import Connection, consistent_read, transaction

@@ -21,10 +21,10 @@ from typing import NamedTuple
 import msgspec
 
 from governance.access import Ask, Principal, Purpose, Surface, Verb
+from governance.arrivals_key import replace_file
 from governance.gate import Gate
 from governance.master_key import sync_folder
 from governance.notary import ensure_notary, read_keys
-from governance.privacy import replace_file
 from stores import clinical, data_keys, envelope, snapshots
 from stores.blobs import BlobStore
 from stores.data_keys import StoredKey

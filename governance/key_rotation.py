@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from governance.arrivals_key import ARRIVALS_KEY, replace_file, rewrap_arrivals
 from governance.master_key import (
     MASTER_FILE,
     OTHERS_FILE,
@@ -27,7 +28,7 @@ from governance.master_key import (
     save_new,
     sync_folder,
 )
-from governance.privacy import ARRIVALS_KEY, context_of, new_key, plain, replace_file, rewrap_arrivals
+from governance.wrapped_keys import context_of, new_key, plain
 from stores import data_keys
 from stores.database import Connection, transaction
 from vocabulary.clock import Clock

@@ -13,25 +13,22 @@ Source: NIST SP 800-88r1 2.6 (cryptographic erase); SP 800-57 part 1 5.3 (crypto
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import os
-import struct
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import msgspec
-
-from governance.master_key import MasterKey, commitment_of, ensure_master, open_master, sync_folder
+from governance.arrivals_key import ARRIVALS_KEY, ensure_arrivals, read_arrivals
+from governance.master_key import MasterKey, ensure_master, open_master
+from governance.wrapped_keys import new_key, unwrapped
 from stores import data_keys, envelope
-from stores.blob_keys import ArrivalsKey, new_arrivals_key
+from stores.blob_keys import ArrivalsKey
 from stores.data_keys import StoredKey
 from stores.database import Connection, connect, transaction
 from stores.envelope import ContentKey, DamagedEnvelopeError, KeyDestroyedError, KeyMissingError, nobody
 from vocabulary.clock import Clock, SystemClock
-from vocabulary.errors import BrokenInvariantError, ConfigurationError, UnavailableError
+from vocabulary.errors import ConfigurationError, UnavailableError
 from vocabulary.settings import Settings
 
 __all__ = ["KeyDestroyedError", "KeyMissingError", "KeyRing", "open_ring", "prepare"]
@@ -42,11 +39,7 @@ BLIND_S = 4.0
 """A ring that could not ask for this long forgets all its keys: it may hold a destroyed one."""
 MOST_KEYS = 20_000
 """Keys held in memory; those used longest ago are let go first, and unwrapped again when needed."""
-ARRIVALS_KEY = "arrivals.key"
-ARRIVALS_LOCK = "arrivals.pub"
 
-_CONTEXT = struct.Struct(">8sqi")
-_ARRIVALS_CONTEXT = b"vigil arrivals key"
 _log = logging.getLogger("vigil.privacy")
 
 
@@ -58,11 +51,6 @@ class _Held:
     def __init__(self, subject: int, key: ContentKey | None) -> None:
         self.subject = subject
         self.key = key
-
-
-def context_of(key_id: bytes, subject: int, generation: int) -> bytes:
-    """Return what a data key is wrapped for: its wrapped bytes open in no other row."""
-    return b"vigil data key" + _CONTEXT.pack(key_id, subject, generation)
 
 
 class KeyRing:
@@ -373,87 +361,6 @@ class KeyRing:
             raise
 
 
-def new_key(master: MasterKey, subject: int, generation: int, at_us: int) -> StoredKey:
-    """Return a fresh data key, wrapped, ready to be kept."""
-    key_id, key = os.urandom(envelope.KEY_ID_BYTES), os.urandom(envelope.KEY_BYTES)
-    wrapped = master.wrap(key, context_of(key_id, subject, generation))
-    return StoredKey(key_id, subject, generation, wrapped.master_key_id, wrapped.wrapped, commitment_of(key), at_us)
-
-
-def unwrapped(master: MasterKey, row: StoredKey) -> ContentKey | None:
-    """Return the key of a row; None where it was destroyed.
-
-    Raises:
-        BrokenInvariantError: the row was changed.
-        ConfigurationError, UnavailableError: as MasterKey.unwrap.
-    """
-    key = plain(master, row)
-    return None if key is None else ContentKey(row.key_id, key)
-
-
-def plain(master: MasterKey, row: StoredKey) -> bytes | None:
-    """Return the bytes of a row's key, to wrap them anew; None where it was destroyed. Raises as `unwrapped`."""
-    if row.wrapped is None:
-        return None
-    key = master.unwrap(row.master_key_id, row.wrapped, context_of(row.key_id, row.subject, row.generation))
-    if commitment_of(key) != row.commitment:
-        raise BrokenInvariantError(
-            f"data key {row.key_id.hex()} is not the one its row commits to: restore the row from the backup of keys"
-        )
-    return key
-
-
-class _Arrivals(msgspec.Struct, frozen=True):
-    """The file of the arrivals key: its private half wrapped by the master key."""
-
-    master_key_id: str
-    wrapped: bytes
-
-
-def read_arrivals(path: Path, master: MasterKey) -> ArrivalsKey:
-    """Return the arrivals key.
-
-    Raises:
-        ConfigurationError: its file is missing or damaged, or its master key is not known here.
-    """
-    try:
-        kept = msgspec.json.decode(path.read_bytes(), type=_Arrivals)
-        return ArrivalsKey(master.unwrap(kept.master_key_id, kept.wrapped, _ARRIVALS_CONTEXT))
-    except OSError as error:
-        raise ConfigurationError(
-            f"The arrivals key {path} cannot be read: {error.strerror}. `vigil up` makes it the first time; afterwards "
-            "restore it from the backup of keys."
-        ) from None
-    except (msgspec.DecodeError, ValueError):
-        raise ConfigurationError(f"The arrivals key {path} is damaged: restore it from the backup of keys.") from None
-
-
-def rewrap_arrivals(path: Path, master: MasterKey) -> bool:
-    """Wrap the arrivals key under the current master key; return whether another one had wrapped it."""
-    kept = msgspec.json.decode(path.read_bytes(), type=_Arrivals)
-    if kept.master_key_id == master.key_id:
-        return False
-    _write_arrivals(path, master, master.unwrap(kept.master_key_id, kept.wrapped, _ARRIVALS_CONTEXT))
-    return True
-
-
-def _write_arrivals(path: Path, master: MasterKey, private: bytes) -> None:
-    wrapped = master.wrap(private, _ARRIVALS_CONTEXT)
-    replace_file(path, msgspec.json.encode(_Arrivals(wrapped.master_key_id, wrapped.wrapped)) + b"\n")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file of one owner in its place, durably."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
 def prepare(settings: Settings) -> None:
     """Make the master key and the arrivals key the first time; check them every other time. `vigil up` calls it.
 
@@ -462,15 +369,7 @@ def prepare(settings: Settings) -> None:
     """
     master = ensure_master(settings)
     try:
-        private, public = settings.keys_dir / ARRIVALS_KEY, settings.keys_dir / ARRIVALS_LOCK
-        settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not private.exists():
-            if public.exists():
-                raise ConfigurationError(f"The arrivals key {private} is gone: restore it from the backup of keys.")
-            _write_arrivals(private, master, new_arrivals_key())
-        key = read_arrivals(private, master)
-        if not public.exists():
-            replace_file(public, base64.b64encode(key.public) + b"\n")
+        ensure_arrivals(settings, master)
     finally:
         master.close()
 

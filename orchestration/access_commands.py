@@ -331,8 +331,8 @@ def _print_table(console: Console, headings: Sequence[str], lines: Sequence[Sequ
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=index == 0)
     for line in lines:
         table.add_row(*(_plain(text) for text in line))
     console.print(table)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from orchestration.certificates import Issued
-from orchestration.credentials import Identities
-from orchestration.data_dir import DataDir
-from orchestration.nats_configuration import RESERVED_NAMES
 from vocabulary.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from orchestration.certificates import Issued
+    from orchestration.credentials import Identities
 
 certificates_app = typer.Typer(
     help="Certificates of devices and other systems that speak to our listeners.", no_args_is_help=True
@@ -35,6 +33,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def _identities(data_dir: Path | None) -> Identities:
+    from orchestration.credentials import Identities
+    from orchestration.data_dir import DataDir
     from orchestration.storage import load_settings, locate
 
     settings = load_settings(data_dir)
@@ -52,6 +52,8 @@ def issue(
     data_dir: DataDirOption = None,
 ) -> None:
     """Make an identity for a device or another system; one that holds for 30 more days is left as it is."""
+    from orchestration.nats_configuration import RESERVED_NAMES
+
     if name in RESERVED_NAMES or not name.strip() or len(name) > 64:
         raise ConfigurationError(
             f"A device cannot be called {name!r}: expected 1 to 64 characters, and none of "
@@ -70,6 +72,9 @@ def show(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([_record(one) for one in issued]))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("name", "hosts", "until", "serial", ""):
         table.add_column(heading, overflow="fold")

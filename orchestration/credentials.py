@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import psutil
 from pydantic import BaseModel, SecretStr
 
+from governance.master_key import OTHERS_FILE
 from orchestration.certificates import Authority
 from orchestration.data_dir import DataDir
 from orchestration.postgres_configuration import PostgresTls
@@ -208,10 +209,16 @@ def environment_of(settings: Settings, process: str) -> dict[str, str]:
         is_told = name not in SECRETS or name in need.secrets or (name == "database_url" and need.role is not None)
         if value is not None and is_told:
             environment[f"VIGIL_{name.upper()}"] = _text(value)
-    kind, _, variable = settings.master_key.partition(":")
-    if kind == "env" and "master_key" in need.secrets and variable in os.environ:
-        environment[variable] = os.environ[variable]
+    if "master_key" in need.secrets:
+        environment |= {name: os.environ[name] for name in _key_variables(settings) if name in os.environ}
     return environment | {"PYTHONUNBUFFERED": "1"}
+
+
+def _key_variables(settings: Settings) -> list[str]:
+    """Return which environment variables hold master keys: the configured one, and older ones that still unwrap."""
+    others = settings.keys_dir / OTHERS_FILE
+    addresses = [settings.master_key, *(others.read_text().splitlines() if others.exists() else ())]
+    return [address.strip().removeprefix("env:") for address in addresses if address.startswith("env:")]
 
 
 def _text(value: object) -> str:

@@ -76,6 +76,8 @@ class EmbeddedNats:
         self.port = port
         self.mqtt_port = mqtt_port
         self.tls = tls
+        self.held_raw = False
+        """Whether RAW was on the disk before the server was started: then it must show it."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -135,6 +137,9 @@ class EmbeddedNats:
             require_free(self.mqtt_port, "nats-server's MQTT listener", "VIGIL_MQTT_PORT", self.mqtt_host)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # RAW holds patients' messages as they came
+        if self.tls is not None:
+            nats_configuration.adopt_store(self.folder)
+            self.held_raw = nats_configuration.holds_raw(self.folder)
         configuration = self.folder / "nats.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(self._configuration())

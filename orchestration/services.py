@@ -236,7 +236,8 @@ def make_ready(settings: Settings, data_dir: DataDir, servers: Servers) -> None:
         register_key(settings, name, SigningKey.load(identities.of(name).ledger_key).verifying, clock)
     url = secret(settings.nats_url) if servers.nats is None else servers.nats.url()
     setup = settings.model_copy(update={"identity_dir": identities.of(SETUP).folder})
-    asyncio.run(Bus.set_up(url, bus_context(setup, url), settings.raw_max_bytes))
+    may_make_raw = servers.nats is None or not servers.nats.held_raw
+    asyncio.run(Bus.set_up(url, bus_context(setup, url), settings.raw_max_bytes, may_make_raw=may_make_raw))
 
 
 @contextmanager

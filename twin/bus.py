@@ -357,12 +357,11 @@ class Bus:
                 inbox, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
             )
             try:
-                sequence, chased = 0, 0
-                while chased < _PAGES_CHASED:
+                sequence, left = await self._page_of_twins(subscription, inbox, 1, found)
+                pages = (left or 0) // _TWINS_A_PAGE + _PAGES_CHASED
+                while left is not None and pages > 0:
                     sequence, left = await self._page_of_twins(subscription, inbox, sequence + 1, found)
-                    if left is None:
-                        break
-                    chased += left == 0
+                    pages -= 1
             finally:
                 await subscription.unsubscribe()
         except AWAY as error:
@@ -372,7 +371,7 @@ class Bus:
     async def _page_of_twins(
         self, subscription: Subscription, inbox: str, sequence: int, found: dict[int, bytes]
     ) -> tuple[int, int | None]:
-        """Read some twins from `sequence` on; return the last one's sequence, and how many were left; None: surely none.
+        """Read some twins from `sequence` on; return the last one's sequence, and how many are left (None: none).
 
         A direct get needs no consumer, so the reader needs no right to make one. A twin that is published meanwhile
         moves behind the others, and is met there.

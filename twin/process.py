@@ -101,6 +101,8 @@ def start_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # It tells every address it asks, and an address may hold a secret (a notification's, a provider's).
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -258,7 +258,7 @@ async def test_a_viewer_that_lags_is_let_go_and_the_others_stay(clinic, wards) -
     hub = clinic.app.state.context.hub
     slow, quick = hub.join([_board()]), hub.join([_board()])
     for number in range(200):
-        hub.send(["wards"], b"event: x\ndata: %d\n\n" % number)
+        hub.send([_board()], b"event: x\ndata: %d\n\n" % number)
         await quick.take()
     assert slow.is_ended
     assert not quick.is_ended

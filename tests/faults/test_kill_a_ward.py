@@ -25,6 +25,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from governance import privacy
 from hospital.play import play
 from hospital.sender import Patience, Transcript
 from hospital.ward import Ward
@@ -145,6 +146,7 @@ async def house(server_folder, tmp_path):
     made.postgres.start()
     made.nats.start()
     await database.migrate(made.postgres.url())
+    privacy.prepare(made.settings())
 
     async def keep_alive():
         while True:
@@ -245,10 +247,12 @@ async def test_a_ward_whose_house_keeps_dying_ends_as_one_that_never_did(house, 
     async with database.consistent_read(connection):
         assert await ledger_verification.verify(connection) == [], context
         assert await ledger_verification.reconcile(connection) == [], context
+    keys = await privacy.open_ring(house.settings(), house.postgres.url(), purpose="test")
     for snapshot_id in await replay.sample_ids(connection, 80, SEED):
-        made = await replay.replay(connection, forecaster, snapshot_id)
+        made = await replay.replay(connection, forecaster, snapshot_id, keys)
         assert made.is_identical, f"{snapshot_id} {made.differences} {context}"
     assert await simulation.minutes_that_differ(connection, house.clock.now_us()) == [], context
+    await keys.close()
     await connection.close()
     await bus.close()
 

@@ -13,8 +13,8 @@ import importlib.util
 import json
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -60,11 +60,10 @@ def beside(name: str) -> ModuleType:
 provider = beside("login_provider")
 ward = beside("ward_of_cases")
 ISSUER, AUDIENCE, NOW_US, NOW_S = provider.ISSUER, provider.AUDIENCE, provider.NOW_US, provider.NOW_S
-Issuer, Person = provider.Issuer, provider.Person
-Patient, Registration = ward.Patient, ward.Registration
+Issuer, Person, Patient = provider.Issuer, provider.Person, ward.Patient
 PATIENTS, FAR, ABSENT, EVERYBODY, MERGED = ward.PATIENTS, ward.FAR, ward.ABSENT, ward.EVERYBODY, ward.MERGED
-WARD, OTHER_WARD, TREATING, POSITION = ward.WARD, ward.OTHER_WARD, ward.TREATING, ward.POSITION
-HEART_RATE = ward.HEART_RATE
+WARD, OTHER_WARD, TREATING = ward.WARD, ward.OTHER_WARD, ward.TREATING
+POSITION, HEART_RATE = ward.POSITION, ward.HEART_RATE
 put_glasses, refuse, twin_of = ward.put_glasses, ward.refuse, ward.twin_of
 
 URL = "http://localhost"
@@ -119,7 +118,7 @@ class Stream:
     def __init__(self, app: Any, path: str, headers: Mapping[str, str]) -> None:
         self._app = app
         parts = urlsplit(path)
-        given = [(b"host", b"localhost"), *((k.lower().encode(), v.encode()) for k, v in headers.items())]
+        given = [(b"host", b"localhost"), *((k.lower().encode(), v.encode("latin-1")) for k, v in headers.items())]
         self._scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
             "scheme": "http", "path": unquote(parts.path), "raw_path": parts.path.encode(), "root_path": "",
@@ -204,7 +203,7 @@ class Site:
         self.live = live
         self.url = url
         self.clock = clock  # real time, as the gate and the sessions read it
-        self.registration = Registration(url)
+        self.registration = ward.Registration(url)
         self.registration.position = POSITION + 1000
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url=URL)
         self._streams: list[Stream] = []
@@ -221,7 +220,8 @@ class Site:
         """Return what is answered; of a stream its beginning."""
         if method == "GET" and path.startswith("/streams/"):
             return await self._beginning(path, headers)
-        answer = await self.http.request(method, path, headers=dict(headers), data=data)
+        sent = {name: value.encode("latin-1") for name, value in headers.items()}
+        answer = await self.http.request(method, path, headers=sent, data=data)
         return Answer(answer.status_code, tuple(answer.headers.raw), answer.content)
 
     async def _beginning(self, path: str, headers: Mapping[str, str]) -> Answer:
@@ -283,9 +283,18 @@ async def open_site(
     *,
     recheck_s: float = 0.2,
     clock: ManualClock | None = None,
-    audit_connect: Callable[[], Awaitable[Any]] | None = None,
+    is_started: bool = True,
 ) -> AsyncIterator[Site]:
-    """Hold a guarded clinic whose every connection has the clinic's own role."""
+    """Hold a guarded clinic whose every connection has the clinic's own role.
+
+    Args:
+        url: a seeded database.
+        settings: where its keys are.
+        issuer: whom it believes.
+        recheck_s: how often an open stream is asked about again.
+        clock: real time; None: one that stands still until it is told to move.
+        is_started: whether its background tasks run; else whoever serves it starts them.
+    """
     wall = clock or ManualClock(NOW_US)
     role_url = as_clinic(url)
 
@@ -294,7 +303,7 @@ async def open_site(
 
     ring = await open_ring(settings, role_url)
     readers = StoreReaders(role_url, ring)
-    auditor = Auditor(audit_connect or opened, "clinic", None, None, wall)
+    auditor = Auditor(opened, "clinic", None, None, wall)
     gate = Gate(Policy.load(), auditor, opened, wall, settings)
     pool = Pool(opened, 4)
     async with issuer.http() as http:
@@ -312,8 +321,9 @@ async def open_site(
         )  # fmt: skip
         site = Site(app, let_in, issuer, live, url, wall)
         try:
-            async with app.router.lifespan_context(app):
-                await _until_named(app)
+            async with app.router.lifespan_context(app) if is_started else nullcontext():
+                if is_started:
+                    await until_named(app)
                 yield site
         finally:
             await site.close()
@@ -324,7 +334,7 @@ async def open_site(
             await ring.close()
 
 
-async def _until_named(app: Any) -> None:
+async def until_named(app: Any) -> None:
     """Wait until the board holds everybody by name."""
     board = app.state.context.board
     for _ in range(1000):
@@ -359,7 +369,7 @@ def template(postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return Template(name, settings)
 
 
-def _copied(server: Any, template: Template) -> Iterator[str]:
+def copied(server: Any, template: Template) -> Iterator[str]:
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"create database {name} template {template.name}")
@@ -371,11 +381,12 @@ def _copied(server: Any, template: Template) -> Iterator[str]:
 @pytest.fixture
 def site_url(postgres_server: Any, template: Template) -> Iterator[str]:
     """A seeded database of one's own."""
-    yield from _copied(postgres_server, template)
+    yield from copied(postgres_server, template)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def site(site_url: str, template: Template) -> AsyncIterator[Site]:
+    """A clinic of one's own."""
     async with open_site(site_url, template.settings, template.issuer) as opened:
         yield opened
 
@@ -383,8 +394,8 @@ async def site(site_url: str, template: Template) -> AsyncIterator[Site]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_site(postgres_server: Any, template: Template) -> AsyncIterator[Site]:
     """One clinic for all tests of a module, each with people of its own; none changes what is said of a patient."""
-    copied = _copied(postgres_server, template)
-    async with open_site(next(copied), template.settings, template.issuer) as opened:
+    own = copied(postgres_server, template)
+    async with open_site(next(own), template.settings, template.issuer) as opened:
         yield opened
     with suppress(StopIteration):
-        next(copied)
+        next(own)

@@ -64,7 +64,10 @@ BOARDS = (
 
 
 async def test_every_board_holds_exactly_the_beds_its_viewer_may_see(site: Any) -> None:
-    callers = await policy.everybody(site, "boards", ("none", "open", "for another patient"))
+    callers = [
+        *await policy.everybody(site, "boards", ("none", "open")),
+        *await policy.with_glasses(site.url, [policy.caller_of("nurse", "none", "for another patient", "boards")]),
+    ]
     tally = policy.Tally()
     since = await site.last_event()
     answers: dict[tuple[policy.Caller, str], Any] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +166,18 @@ def test_servers_of_others_are_not_ours_to_plan(data_dir):
     assert {one.name for one in doors.of_house(resolved, ports, Servers(None, None))} == {
         "clinic", "mllp.adt", "mllp.monitors", "mllp.lab",
     }  # fmt: skip
+
+
+def test_the_example_for_a_hospitals_network_is_one_that_can_be_read_and_leaves_no_door_open(monkeypatch, data_dir):
+    deploy = Path(__file__).resolve().parent.parent.parent / "deploy"
+    monkeypatch.chdir(deploy)
+    text = (deploy / "vigil.toml").read_text()
+    assert set(tomllib.loads(text)) <= set(Settings.model_fields), "a setting that does not exist would be ignored"
+    settings = Settings()
+    assert settings.site == "st-elsewhere"
+    found = planned(settings.model_copy(update={"server_identity": None}), data_dir)
+    assert all(spoken.startswith("tls") for name, (_, spoken, _) in found.items() if name != "postgres")
+    assert found["postgres"][0].startswith("127.0.0.1:")
+    assert found["mllp.adt"][1] == "tls+client certificate"
+    waived = text[text.index("# [[plaintext_waivers]]") :].replace("# ", "")
+    assert Waiver(**tomllib.loads(waived)["plaintext_waivers"][0]).listener == "mllp.lab"
