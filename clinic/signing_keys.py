@@ -7,6 +7,7 @@ nobody any power), signing with it (the committee's page, a later issue).
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -69,6 +70,7 @@ def signing_keys_router(context: Context) -> APIRouter:
             keys=lines,
             fault=fault,
             host=party.host,
+            is_named=not _is_address(party.host),
             **frame(context, caller, here=HERE, view=asked(request).view),
         )
         return HTMLResponse(html)
@@ -120,6 +122,15 @@ def signing_keys_router(context: Context) -> APIRouter:
         return respond({"key": row.key_id}, 201)
 
     return router
+
+
+def _is_address(host: str) -> bool:
+    """Return whether a host is an IP address: browsers make keys for names only."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _session_name(request: Request) -> str:

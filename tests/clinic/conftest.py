@@ -546,6 +546,7 @@ def seeded_readers(readers: FakeReaders) -> FakeReaders:
 
 @pytest.fixture
 def site(
+    request: pytest.FixtureRequest,
     seeded_url: str,
     clinic_settings: Settings,
     wards: Wards,
@@ -555,10 +556,10 @@ def site(
     live: FakeLive,
     tmp_path: Path,
 ) -> Iterator[Any]:
-    """A guarded clinic and the development issuer, each on a port."""
+    """A guarded clinic and the development issuer, each on a port; its parameter is the host browsers use."""
     serve_site = _load_beside("served_site").serve_site
     arguments = (seeded_url, clinic_settings, wards, live, seeded_readers, templates, tmp_path)
-    with serve_site(guarded.open_house, *arguments) as served:
+    with serve_site(guarded.open_house, *arguments, host=getattr(request, "param", "127.0.0.1")) as served:
         yield served
 
 

@@ -71,14 +71,15 @@ def serve_site(
     readers: Any,
     templates: Any,
     folder: Path,
+    host: str = "127.0.0.1",
 ) -> Iterator[Site]:
-    """Hold both; the twins are of the present time."""
+    """Hold both; the twins are of the present time, and browsers reach the clinic under `host`."""
     clock = SystemClock()
     wards.now_us = clock.now_us()
     for patient_id, ward in ((7, "ICU-A"), (8, "ICU-A"), (9, "MED-3")):
         live.publish(wards.snapshot(patient_id, ward=ward, bed=f"0{patient_id}"))
     clinic_socket, issuer_socket = _listener(), _listener()
-    url, issuer_url = _address(clinic_socket), _address(issuer_socket)
+    url, issuer_url = _address(clinic_socket).replace("127.0.0.1", host), _address(issuer_socket)
     settings = clinic_settings.model_copy(update={"mode": "demo", "oidc_issuer": issuer_url})
     (folder / "issuer").mkdir(mode=0o700)
     ready, finished = threading.Event(), asyncio.Event()

@@ -12,6 +12,7 @@ from governance import break_glass
 from governance.access import Ask, Role, Surface, Verb
 from governance.audit import Auditor
 from governance.break_glass import GlassRefusedError, deliver_notifications, reason_digest
+from stores import access
 from stores.pool import Pool
 from vocabulary.errors import RefusedError, UnavailableError
 
@@ -243,6 +244,20 @@ async def test_a_glass_is_judged_once(ward, gate, nora, sami, person):
     )
     assert sorted(isinstance(result, GlassRefusedError) for result in results) == [False, True]
     assert await ward.row("select count(*) from break_glass_review") == (1,)
+
+
+async def test_a_review_waits_for_one_under_way_and_is_then_too_late(ward, gate, nora, sami):
+    glass = await gate.open_break_glass(nora, 1, REASON)
+    async with ward.writing() as connection:
+        await access.lock_glass(connection, glass.break_glass_id)
+        await access.put_review(
+            connection, glass.break_glass_id, reviewer="i|petra", reviewer_name="Petra", reviewed_at_us=1,
+            verdict="justified", note="",
+        )  # fmt: skip
+        second = asyncio.create_task(gate.review(sami, glass.break_glass_id, "justified"))
+        await asyncio.sleep(0.3)
+        assert not second.done()
+    assert await refusal(second) == "reviewed-already"
 
 
 async def test_an_adverse_verdict_says_why(ward, gate, nora, sami):

@@ -183,11 +183,13 @@ async def test_what_was_said_of_a_merged_record_counts_for_the_person(house, gat
     assert (await gate.facts(nora, [3]))[3] == PatientFacts(patient_id=1, ward="MED-3")
     await house.flag(3, True)
     await house.consent(2, "secondary", False)
+    await house.consent(3, "sharing", False)
+    await house.consent(1, "sharing", True)
     await house.break_for(nora, 2, 12)
     for asked in (1, 2, 3):
         facts = (await gate.facts(nora, [1, 2, 3, 4]))[asked]
         assert facts.patient_id == 1
-        assert (facts.is_vip, facts.permits_secondary_use, facts.permits_sharing) == (True, False, True)
+        assert (facts.is_vip, facts.permits_secondary_use, facts.permits_sharing) == (True, False, False)
         assert facts.break_glass_id == 12
     assert (await gate.facts(nora, [4]))[4] == PatientFacts(patient_id=4, ward="MED-3")
     await gate.ask(nora, msgspec.structs.replace(READ, patient_id=3))

@@ -333,6 +333,30 @@ def test_a_sound_table_is_read():
 
 
 @pytest.mark.parametrize(
+    "narrow",
+    [
+        {"relationship": "unit"},
+        {"vip": "deny"},
+        {"vip": "only_treating"},
+        {"consent": "sharing"},
+        {"roles": ["physician"]},
+        {"purposes": ["HOPERAT"]},
+        {"verbs": ["what_if"]},
+        {"surface": "export"},
+        {"about": "house"},
+    ],
+)
+def test_a_row_that_permits_more_than_those_before_it_is_kept(narrow):
+    rows = policy_table.read(written(BREAK, ROW | narrow | {"name": "narrow"}, ROW))
+    assert [row.name for row in rows] == ["breaks", "narrow", "a-row"]
+
+
+def test_a_row_that_differs_only_by_opening_to_a_glass_is_kept():
+    narrow = ROW | {"relationship": "unit", "vip": "only_treating"}
+    assert len(policy_table.read(written(BREAK, narrow, narrow | {"name": "glass", "break_glass": True}))) == 3
+
+
+@pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([ROW | {"surface": "garden"}], "garden"),
