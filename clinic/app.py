@@ -45,7 +45,7 @@ from clinic.streams import stream_router
 from clinic.ward_live import WardLive
 from clinic.watching import RECHECK_S
 from governance.gate import Gate
-from twin.process import clock_of
+from twin.process import clock_of, end
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 from vocabulary.settings import Settings
@@ -141,9 +141,7 @@ def build_app(
             yield
         finally:
             context.hub.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
 
     app = FastAPI(
         title="Vigil", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False

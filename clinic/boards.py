@@ -22,12 +22,17 @@ SORTS = ("sick", "bed")
 
 _NO_WARD = "(none)"
 """Beds without a ward are nobody's ward."""
+_UNKNOWN_WARD = "(unknown)"
+"""An address may hold any text, a patient's name too; the audit holds only names of wards that there are."""
 
 
 def ask_for_board(context: Context, request: Request, ward: str | None) -> Ask:
     """Return the decision a board stands under: one ward's, or that of all its viewer may see (None)."""
     purpose = purpose_stated(request, context, Surface.BOARD, Verb.READ)
     named = "" if ward is None else ward or _NO_WARD
+    units = caller_of(request).principal.units
+    if named and named not in units and all(bed.row.ward != named for bed in context.board.beds()):
+        named = _UNKNOWN_WARD
     return Ask(surface=Surface.BOARD, verb=Verb.READ, purpose=purpose, ward=named)
 
 

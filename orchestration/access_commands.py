@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from governance.access import Principal
-    from governance.gate import Gate
     from stores.access import BrokenGlass, Consent
     from stores.audit_log import Event
     from vocabulary.settings import Settings
@@ -50,35 +48,6 @@ def operator_principal() -> Principal:
     from orchestration.operator_audit import operator
 
     return operator()
-
-
-@asynccontextmanager
-async def operator_gate(settings: Settings) -> AsyncIterator[Gate]:
-    """Hold the gate that commands ask; its events are of the chain that all commands share.
-
-    Args:
-        settings: with addresses that answer (orchestration.storage.reachable).
-
-    Raises:
-        ConfigurationError: the policy, or the operator's signing key, cannot be used.
-    """
-    from governance.access import Policy
-    from governance.gate import Gate
-    from orchestration.operator_audit import operator_auditor
-    from orchestration.storage import secret
-    from stores.database import Connection, connect
-    from vocabulary.clock import SystemClock
-
-    async def opened() -> Connection:
-        return await connect(secret(settings.database_url), application_name="vigil access")
-
-    async with operator_auditor(settings) as auditor:
-        # Glasses and events are of real time, whatever clock a demonstration's ward has.
-        gate = Gate(Policy.load(), auditor, opened, SystemClock(), settings)
-        try:
-            yield gate
-        finally:
-            await gate.close()
 
 
 def _ask(data_dir: Path | None, question: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
@@ -154,6 +123,7 @@ async def who_looked(settings: Settings, patient_id: int, limit: int) -> list[Ev
         RefusedError: the policy does not let operators ask, or nobody has this number.
     """
     from governance.access import Ask, Purpose, Surface, Verb, refused
+    from orchestration.operator_gate import operator_gate
     from stores import access, audit_log
 
     async with operator_gate(settings) as gate:
@@ -200,6 +170,7 @@ async def waiting_reviews(settings: Settings) -> list[BrokenGlass]:
         RefusedError: the policy does not let operators see them.
     """
     from governance.access import Ask, Purpose, Surface, Verb, refused
+    from orchestration.operator_gate import operator_gate
 
     async with operator_gate(settings) as gate:
         ask = Ask(surface=Surface.REVIEW, verb=Verb.READ, purpose=Purpose.ADMINISTRATION)
@@ -311,6 +282,7 @@ async def keep_consent(settings: Settings, patient_id: int, change: Change | Non
     """
     from governance.access import Ask, Purpose, Surface, Verb, refused
     from governance.consent import record
+    from orchestration.operator_gate import operator_gate
     from stores import access
 
     principal = operator_principal()

@@ -77,25 +77,25 @@ def audit_list(
         raise ConfigurationError(f"--outcome is permitted, denied or failed; found {outcome!r}.")
 
     async def question(settings: Settings) -> list[Event]:
-        from orchestration.operator_audit import operator_auditor, operator_entry
+        from governance.access import Surface, Verb
+        from orchestration.operator_gate import require
         from orchestration.storage import connection
         from stores import audit_log, database
 
         wanted: Outcome | None = outcome  # type: ignore[assignment]  # checked above
-        async with operator_auditor(settings) as auditor, connection(settings, "audit list") as connected:
-            asked = detail_of(agent=agent, surface=surface, outcome=outcome, since=since, until=until, limit=limit)
-            await auditor.record(operator_entry("audit", "search", patient_id=patient, detail=asked))
-            async with database.consistent_read(connected):
-                return await audit_log.find(
-                    connected,
-                    patient_id=patient,
-                    agent=agent,
-                    surface=surface,
-                    outcome=wanted,
-                    since_us=_since(since),
-                    until_us=_since(until),
-                    limit=limit,
-                )
+        asked = detail_of(agent=agent, surface=surface, outcome=outcome, since=since, until=until, limit=limit)
+        await require(settings, Surface.AUDIT, Verb.SEARCH, patient_id=patient, detail=asked)
+        async with connection(settings, "audit list") as connected, database.consistent_read(connected):
+            return await audit_log.find(
+                connected,
+                patient_id=patient,
+                agent=agent,
+                surface=surface,
+                outcome=wanted,
+                since_us=_since(since),
+                until_us=_since(until),
+                limit=limit,
+            )
 
     events = _ask(data_dir, question)
     if as_json:
@@ -163,15 +163,16 @@ def audit_show(
 
     async def question(settings: Settings) -> dict[str, Any]:
         from governance import daily_roots, notary
+        from governance.access import Surface, Verb
         from governance.audit import as_fhir
         from governance.inclusion import is_proven, prove
-        from orchestration.operator_audit import operator_auditor, operator_entry
+        from orchestration.operator_gate import require
         from orchestration.storage import connection
         from stores import audit_log, database
         from stores.ledger import detail_of
 
-        async with operator_auditor(settings) as auditor, connection(settings, "audit show") as connected:
-            await auditor.record(operator_entry("audit", "read", detail=detail_of(writer=writer, seq=seq)))
+        await require(settings, Surface.AUDIT, Verb.READ, detail=detail_of(writer=writer, seq=seq))
+        async with connection(settings, "audit show") as connected:
             async with database.consistent_read(connected):
                 event = await audit_log.get(connected, writer, seq)
             if event is None:
@@ -209,12 +210,13 @@ def audit_export(
     """Write the audit log and the ledger with all signed roots and public keys; `vigil verify --from` checks it."""
 
     async def question(settings: Settings) -> dict[str, int]:
+        from governance.access import Surface, Verb
         from governance.audit_export import export
-        from orchestration.operator_audit import operator_auditor, operator_entry
+        from orchestration.operator_gate import require
         from orchestration.storage import connection
 
-        async with operator_auditor(settings) as auditor, connection(settings, "audit export") as connected:
-            await auditor.record(operator_entry("audit", "export"))
+        await require(settings, Surface.AUDIT, Verb.EXPORT)
+        async with connection(settings, "audit export") as connected:
             return await export(connected, settings.anchors_dir, to)
 
     rows = _ask(data_dir, question)

@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from orchestration import signer_commands
+from orchestration.access_commands import access_app
 from orchestration.audit_commands import audit_app
 from orchestration.certificates_commands import certificates_app
+from orchestration.keys_commands import keys_app
+from orchestration.signer_commands import register as register_signers
 from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
 
 if TYPE_CHECKING:
@@ -48,7 +52,13 @@ app = typer.Typer(
 quarantine_app = typer.Typer(help="What was not accepted, why, and settling it.", no_args_is_help=True, epilog=EPILOG)
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(audit_app, name="audit")
+app.add_typer(access_app, name="access")
+app.add_typer(keys_app, name="keys")
 app.add_typer(certificates_app, name="certificates")
+register_signers(keys_app)
+app.add_typer(access_app, name="access")
+signer_commands.register(keys_app)
+app.add_typer(keys_app, name="keys")
 
 DataDirOption = Annotated[
     Path | None,

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from governance.access import Surface, Verb
 from orchestration.data_dir import DataDir
 from orchestration.health import raw_trouble
+from orchestration.operator_gate import require
 from orchestration.storage import connection
 from stores import database, feeds
 from twin import health
@@ -41,6 +43,7 @@ async def feed_lines(settings: Settings) -> list[FeedLine]:
     Args:
         settings: with addresses that answer (orchestration.storage.reachable).
     """
+    await require(settings, Surface.FEEDS, Verb.READ)
     state = DataDir(settings.data_dir).live_state()
     ports = state.ports if state else {}
     async with connection(settings, "feeds") as connected, database.consistent_read(connected):

@@ -13,14 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from governance.access import Principal, Purpose, Role
+from governance.access import Principal, Role
 from governance.audit import Auditor
 from governance.notary import heads_of
 from orchestration.data_dir import DataDir
 from orchestration.storage import secret
 from stores import database
-from stores.audit_log import AuditEntry, Outcome
-from twin.process import clock_of
+from vocabulary.clock import SystemClock
 from vocabulary.settings import Settings
 from vocabulary.signing import SigningKey
 from vocabulary.tls import Identity
@@ -58,31 +57,10 @@ async def operator_auditor(settings: Settings) -> AsyncIterator[Auditor]:
         WRITER,
         SigningKey.load(operator_identity(settings).ledger_key),
         heads_of(settings),
-        clock_of(settings),
+        SystemClock(),  # an event is of real time, whatever clock a demonstration's ward has
         is_shared=True,
     )
     try:
         yield auditor
     finally:
         await auditor.close()
-
-
-def operator_entry(
-    surface: str, verb: str, *, outcome: Outcome = "permitted", patient_id: int | None = None, detail: str = ""
-) -> AuditEntry:
-    """Return the event of a command."""
-    person = operator()
-    return AuditEntry(
-        at_us=0,
-        action=verb,
-        outcome=outcome,
-        surface=surface,
-        verb=verb,
-        agent=person.agent,
-        agent_name=person.name,
-        role=Role.OPERATOR,
-        purpose=Purpose.ADMINISTRATION,
-        patient_id=patient_id,
-        rule="command-line",
-        detail=detail,
-    )

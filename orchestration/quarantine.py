@@ -8,7 +8,6 @@ Items quote messages: this command shows patient data to whoever may run it.
 from __future__ import annotations
 
 import asyncio
-import getpass
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,15 +18,20 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from governance.access import Surface, Verb
 from orchestration.data_dir import DataDir
+from orchestration.operator_audit import operator
+from orchestration.operator_gate import require
 from orchestration.storage import connection
 from stores import database, quarantine
+from stores.ledger import detail_of
 from twin.bus import Bus, open_bus
 from twin.process import clock_of
 from vocabulary.errors import ConfigurationError, UnavailableError
 from vocabulary.records import RawItem, RawPack, Reason
 from vocabulary.settings import Settings
 
+_NAMED_ITEMS = 100  # of one command, in its audit event
 SETTLE_TIMEOUT_S = 20.0
 """The normalizer reads the log within a second; longer means that it does not run well."""
 
@@ -51,6 +55,8 @@ async def find(
     settings: Settings, *, state: quarantine.State | None, reason: Reason | None, feed: str | None, limit: int
 ) -> tuple[list[quarantine.Item], list[quarantine.ItemCount]]:
     """Return the newest items, and all counts by outcome, reason and state."""
+    asked = detail_of(state=state, reason=reason, feed=feed, limit=limit)
+    await require(settings, Surface.QUARANTINE, Verb.SEARCH, detail=asked)
     async with connection(settings, "quarantine") as connected, database.consistent_read(connected):
         items = await quarantine.find(connected, state=state, reason=reason, feed=feed, limit=limit)
         return items, await quarantine.counts(connected)
@@ -62,6 +68,7 @@ async def get(settings: Settings, item_id: int) -> quarantine.Item:
     Raises:
         ConfigurationError: there is no such item.
     """
+    await require(settings, Surface.QUARANTINE, Verb.READ, detail=detail_of(item=item_id))
     async with connection(settings, "quarantine") as connected, database.consistent_read(connected):
         item = await quarantine.get(connected, item_id)
     if item is None:
@@ -91,9 +98,12 @@ async def settle(
         for item in await _items(connected, item_ids):
             if item.state != "open":
                 raise ConfigurationError(f"Item {item.item_id} is already {item.state}.")
+        verb = Verb.RELEASE if action == "release" else Verb.DISCARD
+        asked = detail_of(items=",".join(map(str, item_ids[:_NAMED_ITEMS])), count=len(item_ids))
+        await require(settings, Surface.QUARANTINE, verb, detail=asked)
         bus = await open_bus(settings, "operator")
         try:
-            sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids), getpass.getuser()))
+            sequence = await _publish(bus, settings, CONTROL_FEED, Command(action, list(item_ids), operator().name))
             position = await _await_read(connected, sequence)
         finally:
             await bus.close()

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
+from governance.access import Surface, Verb
 from orchestration.key_holding import keys_of
+from orchestration.operator_gate import require
 from orchestration.storage import connection
 from stores import snapshot_census
 from stores.database import Connection, consistent_read
+from stores.ledger import detail_of
 from twin import replay as twin_replay
 from twin.forecast import open_forecaster
 from vocabulary.errors import ConfigurationError
@@ -42,6 +45,8 @@ async def replay(
         UnavailableError: the database does not answer.
     """
     forecaster = open_forecaster(settings)
+    asked = detail_of(named=len(snapshot_ids), sample=sample)
+    await require(settings, Surface.PATIENT, Verb.SEARCH, detail=asked)
     async with connection(settings, "replay") as connected, keys_of(settings, "replay keys") as keys:
         chosen = [*snapshot_ids, *(await _sample(connected, sample, seed))]
         if not chosen:

@@ -208,11 +208,8 @@ class Site:
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url=URL)
         self._streams: list[Stream] = []
 
-    # Asking
-
     def headers(self, person: Any, **more: str) -> dict[str, str]:
-        shown = {} if person is None else {"authorization": f"Bearer {person.token(self.issuer)}"}
-        return shown | more
+        return {"authorization": f"Bearer {person.token(self.issuer)}", **more}
 
     async def ask(
         self, method: str, path: str, headers: Mapping[str, str], data: Mapping[str, str] | None = None
@@ -245,8 +242,6 @@ class Site:
     def browser(self, session: Session, **more: str) -> dict[str, str]:
         """Return the headers of a page of ours in somebody's browser."""
         return {"cookie": f"vigil_session={session.cookie}", "x-vigil-csrf": session.csrf, **more}
-
-    # Looking
 
     async def audit(self, since: int = 0) -> list[dict[str, Any]]:
         """Return the events after one, oldest first, as they lie in the table."""

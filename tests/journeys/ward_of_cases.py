@@ -140,12 +140,16 @@ class Registration:
             )
         )
         retired = Patient(MERGED, "", "Quorve0", "MRN-OLD-1")
-        head = f"MSH|^~\\&|ADT|HOSP|||{stamp(18)}||ADT^A40|m1|P|2.5"
         await self.tell(
             self.message("A01", Patient(MERGED, "OUT", "Quorve0", "MRN-OLD-1", practitioner=""), 30),
             self.message("A03", retired, 28),
-            "\r".join((head, f"PID|||{PATIENTS[0].mrn}^^^HOSP^MR", f"MRG|{retired.mrn}^^^HOSP^MR")),
         )
+        await self.merge(PATIENTS[0], retired, hours_ago=18)
+
+    async def merge(self, survivor: Patient, retired: Patient, *, hours_ago: float = 0.3) -> None:
+        """Say that two records are one person's (A40)."""
+        head = f"MSH|^~\\&|ADT|HOSP|||{stamp(hours_ago)}||ADT^A40|m{retired.number}|P|2.5"
+        await self.tell("\r".join((head, f"PID|||{survivor.mrn}^^^HOSP^MR", f"MRG|{retired.mrn}^^^HOSP^MR")))
 
     async def move(self, patient: Patient, ward: str) -> None:
         """Transfer somebody (A02)."""
