@@ -31,6 +31,9 @@ from vocabulary.settings import Settings
 
 _LOG = logging.getLogger("clinic")
 
+LARGEST_HEADERS = 64 * 1024
+"""Bytes of a request before its body: a browser sends 2 KiB, a token may have 8."""
+
 _HELP = """Serve the ward board, patients' pages, JSON and FHIR R4, live from the bus and the database.
 
 Everything is set by VIGIL_* variables or vigil.toml; `vigil up` does so:
@@ -121,7 +124,12 @@ async def _run(
     tls: ssl.SSLContext | None,
 ) -> None:
     # No access log: it would hold addresses, and with them whose page was opened; that belongs in the audit.
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
+    # h11 bounds the headers of who is nobody yet; httptools takes any size. Nothing in front of us is believed about
+    # where a request comes from.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2, proxy_headers=False,
+        http="h11", h11_max_incomplete_event_size=LARGEST_HEADERS,
+    )  # fmt: skip
     config.load()
     # Our own context, with the versions and ciphers every listener of ours speaks; uvicorn would make one from files.
     config.ssl = tls

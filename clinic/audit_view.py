@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stores import audit_log
+from stores import access, audit_log
 from stores.audit_log import Event, Outcome
 from stores.pool import Pool
 
@@ -84,9 +84,10 @@ async def find_page(pool: Pool, query: AuditQuery) -> AuditPage:
     if query.cursor is not None:
         until_us = query.cursor.at_us + 1 if until_us is None else min(until_us, query.cursor.at_us + 1)
     async with pool.reading() as connection:
+        asked = query.patient_id
         found = await audit_log.find(
             connection,
-            patient_id=query.patient_id,
+            patient_ids=None if asked is None else await access.records_of(connection, asked),
             agent=query.agent,
             surface=query.surface,
             outcome=query.outcome,

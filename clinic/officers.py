@@ -33,7 +33,7 @@ from clinic.guarding import (
 )
 from governance.access import Ask, Decision, Surface, Verb
 from governance.break_glass import GlassRefusedError, pending_reviews, recent_reviews, review
-from stores import audit_log
+from stores import access, audit_log
 from stores.access import BrokenGlass
 from stores.audit_log import Event
 from stores.database import storable
@@ -166,7 +166,7 @@ async def _glass_view(context: Context, glass: BrokenGlass, now_us: int) -> Glas
     async with context.gate.pool.reading() as connection:
         looks = await audit_log.find(
             connection,
-            patient_id=glass.patient_id,
+            patient_ids=await access.records_of(connection, glass.patient_id),
             agent=glass.agent,
             since_us=glass.opened_at_us,
             until_us=glass.expires_at_us + 1,

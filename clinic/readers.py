@@ -128,9 +128,10 @@ class StoreReaders:
     async def survivor(self, patient_id: int) -> int | None:
         """Return the id a patient is kept under; None when nobody has this number."""
         async with self._reading() as connection:
-            if not await clinical.patients(connection, [patient_id]):
-                return None
-            return await clinical.survivor_of(connection, patient_id)
+            # Both are asked whatever the first says: who is not here must not answer sooner than who may not be seen.
+            known = await clinical.patients(connection, [patient_id])
+            survivor = await clinical.survivor_of(connection, patient_id)
+            return survivor if known else None
 
     async def find_by_identifier(self, authority: str | None, value: str) -> list[int]:
         """Return the patients a hospital's identifier leads to."""

@@ -76,7 +76,7 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        if not _is_allowed(headers.get("host", ""), self._hosts):
+        if len(headers.getlist("host")) != 1 or not _is_allowed(headers["host"], self._hosts):
             await PlainTextResponse("Unknown host.", 421)(scope, receive, send_with_headers)
             return
         length = headers.get("content-length", "0")

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from clinic.context import Context
-from clinic.descriptions import JSON, PAGE
+from clinic.descriptions import JSON, PAGE, Responses
 from clinic.frame import frame
 from clinic.guarding import GuardedRoute, asked, asks, caller_of, decided, purpose_stated, searches
 from clinic.json_api import respond
@@ -31,10 +31,24 @@ from stores import passkey_registrations as registrations
 from vocabulary.errors import ConfigurationError, RefusedError
 
 HERE: Final = "/account/keys"
+API: Final = "/api/account/keys"
 LARGEST_ANSWER = 64 * 1024
 """A browser's answer holds a key and, from some devices, a certificate chain: a few kilobytes."""
 CHALLENGE_LASTS_US = 5 * 60 * 1_000_000
 """A person looks for the security key, types a PIN, touches it."""
+
+REGISTER: Responses = {
+    **JSON,
+    **{
+        status: {"description": said, "content": {"application/json": {}}}
+        for status, said in {
+            201: "Registered: the key's number.",
+            403: "The request was not of this session's page.",
+            409: "Not a key for us; says why.",
+            413: "Too large.",
+        }.items()
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,7 @@ def signing_keys_router(context: Context) -> APIRouter:
         )
         return HTMLResponse(html)
 
-    @router.post(f"{HERE}/challenge", responses=JSON)
+    @router.post(f"{API}/challenge", responses=JSON)
     @asks(Surface.SIGNERS, Verb.READ)
     async def challenge(request: Request) -> Response:
         caller = caller_of(request)
@@ -89,7 +103,7 @@ def signing_keys_router(context: Context) -> APIRouter:
         options = passkeys.registration_options(party, fresh, caller.principal.agent, name, known)
         return Response(options, media_type="application/json")
 
-    @router.post(HERE, responses=JSON)
+    @router.post(API, responses=REGISTER, status_code=201)
     @searches(Surface.SIGNERS, Verb.REGISTER)
     async def register(request: Request) -> Response:
         caller = caller_of(request)
@@ -134,15 +148,9 @@ def _is_address(host: str) -> bool:
 
 
 def _session_name(request: Request) -> str:
-    """Return the browser session's name: a token has no browser, and can register nothing.
-
-    Raises:
-        HTTPException: 404.
-    """
-    session = caller_of(request).session
-    if session is None:
-        raise HTTPException(404)
-    return session.name
+    """Return what a challenge belongs to: the browser's session, or whoever a token is of."""
+    caller = caller_of(request)
+    return caller.principal.agent if caller.session is None else caller.session.name
 
 
 async def _body(request: Request) -> bytes:

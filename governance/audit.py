@@ -21,7 +21,13 @@ from stores.chain import Head
 from stores.chain_heads import HeadFile
 from stores.database import Connection, transaction
 from vocabulary.clock import Clock
-from vocabulary.errors import BrokenInvariantError, FencedOutError, UnavailableError
+from vocabulary.errors import (
+    BrokenInvariantError,
+    ConfigurationError,
+    FencedOutError,
+    RefusedError,
+    UnavailableError,
+)
 from vocabulary.signing import Signer
 
 __all__ = ["AuditEntry", "Auditor", "as_fhir"]
@@ -38,6 +44,11 @@ LARGEST_BATCH = 500
 """Events in one commit: more would only make the first of them wait."""
 
 IDLE_CONNECTIONS = 4
+
+_REFUSED_BY_DATABASE = (RefusedError, ConfigurationError)
+"""A right that was taken away, a table that is gone: what is not recorded does not happen, and is no denial either."""
+
+_NOT_WRITABLE = "The audit log cannot be written (PostgreSQL refuses it), so this is refused. See `vigil verify`."
 """Kept open for acts: opening one takes longer than an act."""
 
 
@@ -228,6 +239,9 @@ class Auditor:
                 self._abandon(task)  # a server that hangs would hold us for as long as it likes
             elif (error := task.exception()) is None:
                 return
+            elif isinstance(error, _REFUSED_BY_DATABASE):
+                await self._unlink()
+                raise UnavailableError(_NOT_WRITABLE) from error
             elif not isinstance(error, UnavailableError):
                 if self._link is not None:
                     self._link.writer.rolled_back()
@@ -327,7 +341,7 @@ class Auditor:
                 await link.writer.append(connection, entries)
                 staged = link.writer.chain.staged
             link.writer.committed()
-        except (TimeoutError, UnavailableError) as error:
+        except (TimeoutError, UnavailableError, *_REFUSED_BY_DATABASE) as error:
             if not is_ours:
                 raise
             if link is not None:

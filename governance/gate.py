@@ -321,9 +321,8 @@ async def read_facts(
         now_us: when a glass must still be open.
     """
     rows = await access.standing(connection, principal.agent, patient_ids, now_us)
-    if not rows:
-        return {}
-    records = sorted({row.record for row in rows})
+    # Asked about nobody too: who is not here must not answer sooner than who may not be seen.
+    records = sorted({row.record for row in rows} or set(patient_ids))
     wards = await care.wards_of(connection, records)
     practitioners = await care.practitioners_of(connection, records) if principal.practitioner else {}
     vips = await care.vip(connection, records)

@@ -133,7 +133,7 @@ async def who_looked(settings: Settings, patient_id: int, limit: int) -> list[Ev
         found: list[Event] = []
         async with gate.pool.reading() as connection:
             for record in await access.records_of(connection, patient_id):
-                found += await audit_log.find(connection, patient_id=record, limit=limit)
+                found += await audit_log.find(connection, patient_ids=[record], limit=limit)
     return sorted(found, key=lambda event: (-event.entry.at_us, event.writer, -event.seq))[:limit]
 
 

@@ -80,7 +80,7 @@ def audit_list(
         from governance.access import Surface, Verb
         from orchestration.operator_gate import require
         from orchestration.storage import connection
-        from stores import audit_log, database
+        from stores import access, audit_log, database
 
         wanted: Outcome | None = outcome  # type: ignore[assignment]  # checked above
         asked = detail_of(agent=agent, surface=surface, outcome=outcome, since=since, until=until, limit=limit)
@@ -88,7 +88,7 @@ def audit_list(
         async with connection(settings, "audit list") as connected, database.consistent_read(connected):
             return await audit_log.find(
                 connected,
-                patient_id=patient,
+                patient_ids=None if patient is None else await access.records_of(connected, patient),
                 agent=agent,
                 surface=surface,
                 outcome=wanted,

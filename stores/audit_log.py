@@ -156,7 +156,7 @@ async def get(connection: Connection, writer: str, seq: int) -> Event | None:
 async def find(
     connection: Connection,
     *,
-    patient_id: int | None = None,
+    patient_ids: Sequence[int] | None = None,
     agent: str | None = None,
     surface: str | None = None,
     outcome: Outcome | None = None,
@@ -168,7 +168,7 @@ async def find(
 
     Args:
         connection: inside a transaction.
-        patient_id: only what concerned this patient.
+        patient_ids: only what concerned these: all records of one person, however they were merged.
         agent: only what this person or system did.
         surface: only on this surface.
         outcome: only of this outcome.
@@ -177,7 +177,7 @@ async def find(
         limit: at most so many.
     """
     wanted: list[tuple[str, object]] = [
-        ("patient_id = %s", patient_id),
+        ("patient_id = any(%s::int8[])", None if patient_ids is None else list(patient_ids)),
         ("agent = %s", agent),
         ("surface = %s", surface),
         ("outcome = %s", outcome),

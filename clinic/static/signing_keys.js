@@ -18,14 +18,14 @@ async function post(path, content) {
 }
 
 async function register() {
-  const asked = await post("/account/keys/challenge", "{}");
+  const asked = await post("/api/account/keys/challenge", "{}");
   if (!asked.ok) throw new Error("The server does not take a key just now. Sign in again, and try once more.");
   const options = await asked.json();
   options.challenge = toBytes(options.challenge);
   options.user.id = toBytes(options.user.id);
   options.excludeCredentials = (options.excludeCredentials ?? []).map((one) => ({ ...one, id: toBytes(one.id) }));
   const made = await navigator.credentials.create({ publicKey: options });
-  const answer = await post("/account/keys", JSON.stringify({
+  const answer = await post("/api/account/keys", JSON.stringify({
     id: made.id,
     rawId: toText(made.rawId),
     type: made.type,

@@ -19,6 +19,7 @@ from vocabulary.signing import SigningKey
 
 CHROMIUM = Path("/usr/bin/chromium")
 HERE = "/account/keys"
+API = "/api/account/keys"
 
 
 async def test_who_signs_nothing_is_told_of_no_such_page(house: Any) -> None:
@@ -26,22 +27,22 @@ async def test_who_signs_nothing_is_told_of_no_such_page(house: Any) -> None:
     page = await nurse.get(HERE, headers={"accept": "text/html"})
     absent = await nurse.get("/nothing-at-all", headers={"accept": "text/html"})
     assert (page.status_code, page.content) == (404, absent.content)
-    for path in (HERE, f"{HERE}/challenge"):
+    for path in (API, f"{API}/challenge"):
         assert (await nurse.post(path, content=b"{}")).status_code == 404
     assert [event.entry.outcome for event in await house.audit()] == ["denied"] * 3
 
 
 async def test_a_challenge_is_answered_once_and_by_nobody_else(house: Any) -> None:
     officer = await house.as_("safety_officer")
-    given = await officer.post(f"{HERE}/challenge")
+    given = await officer.post(f"{API}/challenge")
     assert given.status_code == 200
     assert len(base64.urlsafe_b64decode(given.json()["challenge"] + "=")) == 32
     other = await house.as_("data_protection_officer")
-    refused = await other.post(HERE, content=b"{}")
+    refused = await other.post(API, content=b"{}")
     assert (refused.status_code, refused.json()["refused"][:20]) == (409, "The page waited too ")
-    first = await officer.post(HERE, content=b"{}")
+    first = await officer.post(API, content=b"{}")
     assert "could not be registered" in first.json()["refused"]
-    again = await officer.post(HERE, content=b"{}")
+    again = await officer.post(API, content=b"{}")
     assert "waited too long" in again.json()["refused"]
     outcomes = [(event.entry.verb, event.entry.outcome) for event in await house.audit()]
     assert outcomes == [("read", "permitted"), ("register", "denied"), ("register", "denied"), ("register", "denied")]
@@ -49,20 +50,21 @@ async def test_a_challenge_is_answered_once_and_by_nobody_else(house: Any) -> No
 
 async def test_a_challenge_does_not_wait_for_ever(house: Any) -> None:
     officer = await house.as_("safety_officer")
-    await officer.post(f"{HERE}/challenge")
+    await officer.post(f"{API}/challenge")
     house.wall_clock.advance(301)
-    assert "waited too long" in (await officer.post(HERE, content=b"{}")).json()["refused"]
+    assert "waited too long" in (await officer.post(API, content=b"{}")).json()["refused"]
 
 
-async def test_a_token_has_no_browser_and_registers_nothing(house: Any) -> None:
-    system = house.system(roles=["safety_officer"])
-    for path in (HERE, f"{HERE}/challenge"):
+async def test_a_system_registers_nothing(house: Any) -> None:
+    system = house.system()
+    for path in (API, f"{API}/challenge"):
         assert (await system.post(path, content=b"{}")).status_code == 404
+    assert [event.entry.outcome for event in await house.audit()] == ["denied"] * 2
 
 
 async def test_a_form_of_another_site_registers_nothing(house: Any) -> None:
     officer = await house.as_("safety_officer")
-    forged = await officer.post(f"{HERE}/challenge", headers={"origin": "https://evil.example", "x-vigil-csrf": "x"})
+    forged = await officer.post(f"{API}/challenge", headers={"origin": "https://evil.example", "x-vigil-csrf": "x"})
     assert forged.status_code == 403
 
 

@@ -157,9 +157,9 @@ async def test_an_auditor_finds_who_looked_at_a_patient_and_what_somebody_did(co
         return [event.seq for event in await audit_log.find(connection, **wanted)]
 
     assert await numbers() == [4, 3, 2, 1]
-    assert await numbers(patient_id=7) == [3, 1]
+    assert await numbers(patient_ids=[7]) == [3, 1]
     assert await numbers(agent="https://login.example|nora") == [4, 2, 1]
-    assert await numbers(patient_id=7, agent="https://login.example|nora") == [1]
+    assert await numbers(patient_ids=[7], agent="https://login.example|nora") == [1]
     assert await numbers(outcome="denied") == [4]
     assert await numbers(surface="patient", limit=2) == [3, 2]
     assert await numbers(since_us=NOW_US + 2, until_us=NOW_US + 4) == [3, 2]

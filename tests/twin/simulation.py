@@ -334,8 +334,12 @@ class Run:
     async def open(self) -> None:
         """Take both readers over."""
         self.keys = await open_ring(self.settings, self.url, purpose="test keys")
-        await self._open_normalizer()
-        await self._open_engine()
+        try:
+            await self._open_normalizer()
+            await self._open_engine()
+        except BaseException:
+            await self.keys.close()
+            raise
 
     async def _open_normalizer(self) -> None:
         self.normalizer = await open_normalizer(
