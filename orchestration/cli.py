@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from orchestration import signer_commands
 from orchestration.access_commands import access_app
 from orchestration.audit_commands import audit_app
 from orchestration.certificates_commands import certificates_app
@@ -56,9 +55,6 @@ app.add_typer(access_app, name="access")
 app.add_typer(keys_app, name="keys")
 app.add_typer(certificates_app, name="certificates")
 register_signers(keys_app)
-app.add_typer(access_app, name="access")
-signer_commands.register(keys_app)
-app.add_typer(keys_app, name="keys")
 
 DataDirOption = Annotated[
     Path | None,

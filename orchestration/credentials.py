@@ -79,6 +79,10 @@ _PASSED_ON_PREFIXES: Final = (
 )
 
 
+_TOKEN_MODULE_PREFIXES: Final = ("SOFTHSM", "PKCS11", "P11", "CHRYSTOKI", "CS_PKCS11", "CKNFAST", "NFAST", "YUBIHSM")
+"""What common PKCS#11 modules read: SoftHSM, Luna, Utimaco, nShield, YubiHSM."""
+
+
 class Identities:
     """The identity folders of one data directory, and the two authorities they come from."""
 
@@ -218,7 +222,10 @@ def _key_variables(settings: Settings) -> list[str]:
     """Return which environment variables hold master keys: the configured one, and older ones that still unwrap."""
     others = settings.keys_dir / OTHERS_FILE
     addresses = [settings.master_key, *(others.read_text().splitlines() if others.exists() else ())]
-    return [address.strip().removeprefix("env:") for address in addresses if address.startswith("env:")]
+    named = [address.strip().removeprefix("env:") for address in addresses if address.startswith("env:")]
+    # A token's module reads its own variables: SoftHSM its configuration, a network module its client's folder.
+    is_token = any(address.startswith("pkcs11:") for address in addresses)
+    return named + [name for name in os.environ if is_token and name.startswith(_TOKEN_MODULE_PREFIXES)]
 
 
 def _text(value: object) -> str:
