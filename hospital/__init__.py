@@ -1,4 +1,4 @@
-"""A hospital to watch: a synthetic ward, a player of recorded stays, and a load generator.
+"""A hospital to watch: a synthetic ward, recorded stays, a load generator, a development OpenID provider.
 
 Here: what makes messages and sends them to sockets, as a real EHR, monitor gateway and laboratory would.
 Not here: anything of the platform. The hospital imports only `vocabulary`; nobody but tests imports it. Its encoders
