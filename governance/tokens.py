@@ -187,17 +187,21 @@ def time_of(claims: Claims, name: str) -> float | None:
 
 
 def principal_of_claims(issuer: str, claims: Claims, claim_map: ClaimMap, *, client: str = "") -> Principal:
-    """Return the person whom verified claims describe. Unknown roles are dropped; `operator` is never accepted.
+    """Return the person whom verified claims describe.
+
+    Unknown roles are dropped; `operator` and `service` are never accepted.
 
     Raises:
         BadTokenError: a claim is not of the shape it must have.
     """
     names = _texts(_claim(claims, claim_map.roles), "malformed-claim")
+    # A person is never a system, which reads whoever may be shared with no relationship to anybody.
+    roles = _roles(claim_map.role_names.get(name, name) for name in names) - {Role.SERVICE}
     return Principal(
         issuer=issuer,
         subject=subject_of(claims),
         name=_text(claims, "name") or _text(claims, "preferred_username"),
-        roles=_roles(claim_map.role_names.get(name, name) for name in names),
+        roles=roles,
         units=frozenset(_texts(_claim(claims, claim_map.units), "malformed-claim")),
         practitioner=_clean(_claim(claims, claim_map.practitioner, "")),
         client=client,
@@ -209,10 +213,15 @@ def is_of_a_system(claims: Claims) -> bool:
 
     Source:
         RFC 9068 section 2.2: `sub` is then the client; Auth0 writes `gty` and `<client>@clients`, Keycloak
-        `preferred_username` `service-account-<client>` beside `client_id`.
+        `preferred_username` `service-account-<client>` beside `client_id`, Entra ID `idtyp` `app`.
     """
     subject, client = claims.get("sub"), claims.get("client_id") or claims.get("azp")
-    if claims.get("gty") == "client-credentials":
+    if claims.get("gty") == "client-credentials" or claims.get("idtyp") == "app":
+        return True
+    # A person may call themself so where people choose their names; but a person's token has a session.
+    has_session = "sid" in claims or "session_state" in claims
+    own = claims.get("client_id")
+    if own and not has_session and claims.get("preferred_username") == f"service-account-{own}":
         return True
     return isinstance(client, str) and bool(client) and subject in (client, f"{client}@clients")
 

@@ -238,11 +238,11 @@ def audit_root(
     async def question(settings: Settings) -> list[RootFile]:
         from governance import daily_roots, notary
         from orchestration.storage import connection
-        from twin.process import clock_of
+        from vocabulary.clock import SystemClock
 
         if sign:
             async with connection(settings, "audit root") as connected:
-                await notary.sign_due_days(connected, settings, clock_of(settings))
+                await notary.sign_due_days(connected, settings, SystemClock())
         return daily_roots.read(notary.roots_dir(settings.anchors_dir))[0]
 
     for file in _ask(data_dir, question):

@@ -28,7 +28,6 @@ from stores.blobs import BlobStore
 from stores.data_keys import Census, MasterRow
 from stores.database import Connection
 from stores.ledger import detail_of
-from twin.process import clock_of
 from vocabulary.clock import SystemClock
 from vocabulary.errors import ConfigurationError
 from vocabulary.settings import Settings
@@ -57,7 +56,7 @@ async def _gate(settings: Settings) -> AsyncIterator[Gate]:
     url = secret(settings.database_url)
     async with operator_auditor(settings) as auditor:
         connect = lambda: database.connect(url, application_name="vigil keys gate")  # noqa: E731
-        gate = Gate(Policy.load(), auditor, connect, clock_of(settings), settings)
+        gate = Gate(Policy.load(), auditor, connect, SystemClock(), settings)
         try:
             yield gate
         finally:

@@ -6,8 +6,8 @@ Not here: the audit log's own commands (orchestration.audit_commands), what an e
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,9 +28,16 @@ WRITER = "operator"
 
 
 def operator() -> Principal:
-    """Return the person at the command line, as the operating system knows him."""
-    # Somebody who became root is still himself: sudo says who.
-    name = os.environ.get("SUDO_USER") or getpass.getuser()
+    """Return the person at the command line, as the operating system knows them, whatever the environment says."""
+    user = os.getuid()
+    # Somebody who became root is still themself: sudo says who, and only root's environment is believed about it.
+    said = os.environ.get("SUDO_UID", "")
+    if user == 0 and said.isascii() and said.isdigit():
+        user = int(said)
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = f"uid-{user}"
     return Principal(
         issuer="operator", subject=f"{name}@{socket.gethostname()}", name=name, roles=frozenset({Role.OPERATOR})
     )

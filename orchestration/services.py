@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from governance import privacy
+from governance import key_destruction, privacy
 from governance.notary import ensure_notary, register_key
 from orchestration import database_roles, demo_sign_in, doors, processes
 from orchestration.addresses import WILDCARDS, Servers, board_url, connected, embedded_servers, resolve, secret, today
@@ -33,6 +33,7 @@ from orchestration.service_kinds import (
     ProcessService,
 )
 from orchestration.supervisor import Service, Supervisor
+from stores import database
 from twin import health
 from vocabulary.clock import SystemClock
 from vocabulary.errors import VigilError
@@ -208,6 +209,15 @@ def _scaled_time(settings: Settings) -> ScaledTime | None:
     return ScaledTime(settings.clock_origin_us, settings.clock_started_at_us, settings.clock_speed)
 
 
+async def _destroy_again(settings: Settings, owner: str) -> None:
+    """Destroy keys that a restored database brought back: as its owner, since no process of ours may."""
+    connection = await database.connect(owner, application_name="vigil keys")
+    try:
+        await key_destruction.reconcile(connection, settings)
+    finally:
+        await connection.close()
+
+
 def make_ready(settings: Settings, data_dir: DataDir, servers: Servers) -> None:
     """Prepare the database and the bus for the processes: schema, roles, keys, streams.
 
@@ -230,6 +240,7 @@ def make_ready(settings: Settings, data_dir: DataDir, servers: Servers) -> None:
     clock = SystemClock()
     privacy.prepare(settings)
     ensure_notary(settings)
+    asyncio.run(_destroy_again(settings, owner))
     identities = Identities(data_dir, settings)
     for name in PROCESSES:
         # Whoever checks the chains believes a process by its public key, kept outside of the database.

@@ -193,6 +193,8 @@ def test_a_claim_named_by_an_address_is_no_path(forge):
         {"sub": "ehr", "client_id": "ehr"},
         {"sub": "ehr@clients", "client_id": ..., "azp": "ehr", "gty": "client-credentials"},
         {"sub": "ehr", "client_id": ..., "azp": "ehr"},
+        {"sub": "5f0c", "client_id": "ehr", "preferred_username": "service-account-ehr"},
+        {"sub": "5f0c", "client_id": ..., "azp": "ehr", "idtyp": "app"},
     ],
     ids=str,
 )
@@ -200,6 +202,20 @@ def test_a_system_is_a_service_and_nothing_more(forge, changes):
     found = judge(forge, forge.token(roles=["physician", "operator", "root"], **changes))
     assert found.roles == {Role.SERVICE}
     assert (found.units, found.practitioner) == (frozenset(), "")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"preferred_username": "service-account-ehr", "azp": "ehr", "client_id": ...},
+        {"preferred_username": "service-account-ehr", "client_id": "ehr", "sid": "s1"},
+    ],
+    ids=str,
+)
+def test_a_person_is_never_a_system(forge, changes):
+    found = judge(forge, forge.token(roles=["nurse", "service", "integration"], **changes))
+    assert found.roles == {Role.NURSE}
 
 
 def test_a_system_has_another_role_only_where_the_site_maps_it(forge):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pwd
 from contextlib import contextmanager
 from datetime import date
 
@@ -157,9 +158,16 @@ async def test_without_its_key_the_operator_may_not_act_unaudited(settings):
 
 
 def test_the_operator_is_whom_the_operating_system_knows(monkeypatch):
-    monkeypatch.setenv("SUDO_USER", "nora")
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    monkeypatch.setenv("SUDO_UID", str(nobody.pw_uid))
+    monkeypatch.setenv("SUDO_USER", "mallory")
+    monkeypatch.setenv("LOGNAME", "mallory")
     person = operator()
-    assert person.agent.startswith("operator|nora@")
+    assert person.agent.startswith("operator|nobody@")
+    monkeypatch.setattr("os.getuid", lambda: nobody.pw_uid)  # whoever is not root is who they are
+    monkeypatch.setenv("SUDO_UID", "0")
+    assert operator().agent == person.agent
     assert {role.value for role in person.roles} == {"operator"}
 
 
