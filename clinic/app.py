@@ -38,7 +38,7 @@ from clinic.painter import Board
 from clinic.patient_painter import PatientPages
 from clinic.questions import Live, Readers
 from clinic.refusals import add_refusals, refusal
-from clinic.security import Guard, allowed_hosts
+from clinic.security import Guard, allowed_hosts, is_fenced_out
 from clinic.sign_in import PendingCookie, entrance_router
 from clinic.signing_keys import signing_keys_router
 from clinic.streams import stream_router
@@ -116,7 +116,8 @@ def build_app(
         paint_interval_s: changes within this long are one event.
         pulse_s: how often pages hear that they are being heard.
         recheck_s: how often an open stream's viewer is asked about again.
-        on_failure: called when a background task ends with an error: the process should stop.
+        on_failure: called when a background task ends with an error, or another process writes our audit: the process
+            should stop.
     """
     context = _build_context(
         settings, readers, live, access, clock or clock_of(settings), templates or build_templates(),
@@ -151,9 +152,16 @@ def build_app(
     def unavailable(scope: Scope) -> Response:
         return refusal(context, scope, 503, UnavailableError("the database does not answer"))
 
+    def failed(scope: Scope, error: Exception) -> Response:
+        if not is_fenced_out(error):
+            return refusal(context, scope, 500, error)
+        if on_failure is not None:
+            on_failure(error)
+        return refusal(context, scope, 503, UnavailableError("another process writes the audit"))
+
     # The last one added is the first one asked: headers and Host, then who it is, then everything else.
     app.add_middleware(Doorkeeper, identity=access.identity, unavailable=unavailable)
-    app.add_middleware(Guard, hosts=allowed_hosts(settings, access.public_url), is_tls=access.is_tls)
+    app.add_middleware(Guard, hosts=allowed_hosts(settings, access.public_url), is_tls=access.is_tls, failed=failed)
     for router in (
         board_router(context), page_router(context), glass_router(context), officers_router(context),
         signing_keys_router(context),

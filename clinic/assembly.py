@@ -77,7 +77,7 @@ async def open_access(settings: Settings, url: str, public_url: str, clock: Cloc
     pool = Pool(opened, _SESSIONS_CONNECTIONS)
     async with http_client(settings) as http:
         provider = None if settings.oidc_issuer is None else Provider(settings, http, clock)
-        sessions = StoredSessions(settings, pool, clock)
+        sessions = StoredSessions(settings, pool, clock, session_key(signer))
         identity = Identity(
             sessions,
             Cookie("vigil_session", is_secure=is_secure),
@@ -85,7 +85,9 @@ async def open_access(settings: Settings, url: str, public_url: str, clock: Cloc
             None if provider is None else provider.verifier(),
             FailureLog(auditor, clock),
         )
-        pending = PendingCookie(Cookie("vigil_sign_in", is_secure=is_secure), _cookie_key(signer))
+        pending = PendingCookie(
+            Cookie("vigil_sign_in", is_secure=is_secure), _key(signer, b"key of sign-ins under way")
+        )
         chores = [asyncio.create_task(_keep_swept(sessions))]
         if settings.notify_url is not None:
             chores.append(asyncio.create_task(_keep_telling(pool, http, settings.notify_url, settings.site, clock)))
@@ -93,6 +95,7 @@ async def open_access(settings: Settings, url: str, public_url: str, clock: Cloc
             yield Access(identity, gate, pending, clock, public_url)
         finally:
             await end(chores)
+            await identity.close()
             await auditor.close()
             await gate.close()
             await pool.close()
@@ -105,11 +108,17 @@ def _signer(settings: Settings) -> SigningKey | None:
     return SigningKey.load(path) if path.exists() else None
 
 
-def _cookie_key(signer: SigningKey | None) -> bytes:
-    """Return the key of sign-ins under way: the same in every process with our identity, so that any may finish one."""
+def session_key(signer: SigningKey | None) -> bytes:
+    """Return the key that makes a row of the sessions ours; without an identity it, and they, end with the process."""
+    return _key(signer, b"key of session rows")
+
+
+def _key(signer: SigningKey | None, purpose: bytes) -> bytes:
+    """Return a key of 32 bytes that is in no database: the same in every process with our identity."""
     if signer is None:
         return os.urandom(32)
-    return hashlib.sha256(signer.sign(b"vigil: key of sign-ins under way, version 1")).digest()
+    # Ed25519 signs the same text with the same bytes (RFC 8032).
+    return hashlib.sha256(signer.sign(b"vigil: " + purpose + b", version 1")).digest()
 
 
 async def _keep_telling(pool: Pool, http: httpx.AsyncClient, address: str, site: str, clock: Clock) -> None:

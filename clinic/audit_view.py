@@ -7,6 +7,8 @@ clinic.fhir_audit).
 
 from __future__ import annotations
 
+import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from stores import access, audit_log
 from stores.audit_log import Event, Outcome
 from stores.pool import Pool
 
+_AGENT = re.compile(r"\S+\|\S+")  # issuer|subject
+_LONGEST_AGENT = 300
 DAY_US = 24 * 3600 * 1_000_000
 
 
@@ -43,9 +47,21 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 100
 
     def told(self) -> dict[str, str | int]:
-        """Return what was asked, for the event that the search itself leaves."""
-        asked = {"agent": self.agent, "surface": self.surface, "outcome": self.outcome, "since_us": self.since_us}
+        """Return what was asked, for the event that the search itself leaves: no free text, which may name anybody."""
+        asked = {
+            "agent": _agent_told(self.agent),
+            "surface": self.surface,
+            "outcome": self.outcome,
+            "since_us": self.since_us,
+        }
         return {name: value for name, value in asked.items() if value is not None}
+
+
+def _agent_told(agent: str | None) -> str | None:
+    """Return an agent as its events name it; of any other text a digest, by which the same search is known again."""
+    if agent is None or (len(agent) <= _LONGEST_AGENT and _AGENT.fullmatch(agent)):
+        return agent
+    return f"sha256:{hashlib.sha256(agent.encode()).hexdigest()[:16]}"
 
 
 class AuditPage(NamedTuple):

@@ -57,8 +57,8 @@ class Door(NamedTuple):
     surface: Surface | None = None
     verb: Verb | None = None
     patient: PatientOf | None = None
-    opens_view: bool = False  # a page: its later requests carry its id and leave no further event
-    continues_view: bool = False  # a stream: asked about again and again while it runs, as one view
+    opens_view: bool = False  # a page: the streams and polls that it makes carry its id
+    continues_view: bool = False  # such a stream or poll: with its page's id it leaves no further event
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -106,12 +106,12 @@ def asks(
     return lambda endpoint: _declare(endpoint, Door("asks", surface, verb, patient, opens_view, continues_view))
 
 
-def searches(surface: Surface, verb: Verb) -> Callable[[Endpoint], Endpoint]:
+def searches(surface: Surface, verb: Verb, *, continues_view: bool = False) -> Callable[[Endpoint], Endpoint]:
     """Declare that the endpoint itself asks the gate, about what its parameters name, and marks it with `decided`.
 
     An answer of success without that mark is never sent.
     """
-    return lambda endpoint: _declare(endpoint, Door("searches", surface, verb))
+    return lambda endpoint: _declare(endpoint, Door("searches", surface, verb, continues_view=continues_view))
 
 
 def path_number(name: str) -> PatientOf:
@@ -258,7 +258,7 @@ async def _ask(request: Request, door: Door, caller: Caller) -> Asked:
         patient_id = named if survivor is None else survivor
     purpose = purpose_stated(request, context, door.surface, door.verb)
     ask = Ask(surface=door.surface, verb=door.verb, purpose=purpose, patient_id=patient_id)
-    view = "" if door.opens_view else shown_view(request, caller, ask)
+    view = shown_view(request, caller, ask)
     if door.opens_view or (door.continues_view and not view):
         view = new_view(caller, ask)
     decision = await context.gate.ask(caller.principal, ask, view=view)
@@ -276,7 +276,13 @@ def new_view(caller: Caller, ask: Ask) -> str:
 
 
 def shown_view(request: Request, caller: Caller, ask: Ask) -> str:
-    """Return the id of the page a request belongs to, "" unless we gave it to this session for the same patient."""
+    """Return the id of the page a request belongs to, "" unless we gave it to this session for the same patient.
+
+    Only where a page of ours really asks: through any other door its id would hide a look that the page did not take.
+    """
+    door = door_of(request.scope["endpoint"])
+    if door is None or not door.continues_view:
+        return ""
     view = request.headers.get(VIEW_HEADER) or request.query_params.get(VIEW_PARAMETER, "")
     if view and caller.session is not None and caller.session.is_view(view, _about(ask)):
         return view

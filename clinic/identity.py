@@ -8,6 +8,8 @@ Source: RFC 6750 section 2.1 (only the Authorization header), RFC 9110 section 1
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable
 
 from clinic.failures import FailureLog
@@ -18,7 +20,11 @@ from governance.oidc import Provider
 from governance.tokens import TokenVerifier
 from vocabulary.errors import ConfigurationError, UnavailableError
 
+_LOG = logging.getLogger("clinic")
+
 _LONGEST_BEARER = 16 * 1024
+_LAST_REFRESHES_S = 15.0
+"""How long closing waits for providers that were asked: longer than one may take to answer."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -52,6 +58,7 @@ class Identity:
         self.provider = provider
         self._verifier = verifier
         self.failures = failures
+        self._refreshes: set[asyncio.Task[Session | None]] = set()
 
     async def of(self, headers: RawHeaders) -> Caller | None:
         """Return who a request is of; None: nobody that is known.
@@ -126,8 +133,17 @@ class Identity:
         tokens = await self.sessions.tokens_to_refresh(session)
         if tokens is None or not tokens.refresh_token:
             return session
+        # The provider may have taken the old token back as soon as it is asked: whoever asked may leave, but what it
+        # answers is kept.
+        task = asyncio.create_task(self._refreshed(self.provider, session, tokens))
+        self._refreshes.add(task)
+        task.add_done_callback(self._let_go)
+        return await asyncio.shield(task)
+
+    async def _refreshed(self, provider: Provider, session: Session, tokens: SessionTokens) -> Session | None:
+        """Ask the provider again, and keep what it says; None when it ended the session."""
         try:
-            said = await self.provider.refresh(tokens.refresh_token, session.principal)
+            said = await provider.refresh(tokens.refresh_token, session.principal)
         except BadTokenError as refusal:
             await self.sessions.end(session)
             await self.failures.record(refusal.reason, agent=session.principal.agent)
@@ -136,6 +152,18 @@ class Identity:
             return session  # who is signed in goes on; the next request after the claim's end asks again
         kept = SessionTokens(said.id_token or tokens.id_token, said.refresh_token or "")
         return await self.sessions.refreshed(session, said.principal, kept, refresh_at_us(said.expires_at_us))
+
+    def _let_go(self, task: asyncio.Task[Session | None]) -> None:
+        self._refreshes.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # Told here as well: nobody may wait for it any more.
+            _LOG.warning("session_refresh_failed", extra={"reason": type(error).__name__})
+
+    async def close(self) -> None:
+        """Wait for refreshes under way: a token that was given must be kept. Close what they write to afterwards."""
+        if self._refreshes:
+            await asyncio.wait(self._refreshes, timeout=_LAST_REFRESHES_S)
 
 
 def refresh_at_us(expires_at_us: int) -> int:

@@ -165,6 +165,11 @@ class Live(Protocol):
         """Return whether the bus is there at this moment."""
         ...
 
+    @property
+    def dropped(self) -> int:
+        """Return how many messages came that were no publication."""
+        ...
+
     async def snapshots(self) -> dict[int, bytes]:
         """Return the canonical bytes of every patient's latest snapshot, by patient id."""
         ...

@@ -31,6 +31,7 @@ _TITLES = {
     409: ("Not now", "It was done already, or something else must be done first."),
     413: ("Too large", "What was sent is larger than anything that is expected here."),
     415: ("Not understood", "What was sent is no form of these pages."),
+    500: ("This page is not available", "Something is wrong with it, and whoever runs this system can see what."),
     503: ("This page is not available", "The database does not answer. Try again."),
 }
 

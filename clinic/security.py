@@ -8,14 +8,15 @@ Source: W3C Content Security Policy Level 3; RFC 6797 (HSTS); OWASP, DNS rebindi
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vocabulary.errors import FencedOutError
 from vocabulary.settings import Settings
 
 HEADERS = {
@@ -34,7 +35,7 @@ HSTS = "max-age=31536000"
 LARGEST_BODY = 64 * 1024
 """Forms and search parameters; nothing larger is ever sent here."""
 
-_LOCAL_NAMES = frozenset({"localhost", "testserver"})
+_LOCAL_NAMES = frozenset({"localhost"})
 
 
 def allowed_hosts(settings: Settings, public_url: str) -> frozenset[str]:
@@ -55,13 +56,19 @@ def _is_allowed(host_header: str, names: Collection[str]) -> bool:
 
 
 class Guard:
-    """ASGI middleware that refuses a foreign Host: a web page elsewhere could else read us through its own name."""
+    """ASGI middleware that refuses a foreign Host: a web page elsewhere could else read us through its own name.
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], *, is_tls: bool) -> None:
-        """Guard `app`, which is reached under these names."""
+    It is the outermost of ours: what fails behind it is answered here, so that no answer lacks our headers.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str], *, is_tls: bool, failed: Callable[[Scope, Exception], Response]
+    ) -> None:
+        """Guard `app`, which is reached under these names; `failed` answers what nothing behind us has answered."""
         self._app = app
         self._hosts = hosts
         self._is_tls = is_tls
+        self._failed = failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, with our headers on whatever is answered."""
@@ -69,9 +76,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
+        is_begun = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 _add_headers(message, may_be_stored=path.startswith("/static/"), is_tls=self._is_tls)
             await send(message)
 
@@ -83,7 +93,22 @@ class Guard:
         if not length.isdecimal() or int(length[:12]) > LARGEST_BODY:
             await PlainTextResponse("Too large.", 413)(scope, receive, send_with_headers)
             return
-        await self._app(scope, _bounded(receive), send_with_headers)
+        try:
+            await self._app(scope, _bounded(receive), send_with_headers)
+        except Exception as error:  # the outermost of a request: Starlette's own answer would lack our headers
+            response = self._failed(scope, error)
+            if is_begun:
+                raise  # the server breaks it off
+            await response(scope, receive, send_with_headers)
+            if not is_fenced_out(error):  # that one is logged when the process ends, all others by the server
+                raise
+
+
+def is_fenced_out(error: BaseException) -> bool:
+    """Return whether another process writes what only this one may write: this one must stop."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_fenced_out(one) for one in error.exceptions)
+    return isinstance(error, FencedOutError)
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -1,7 +1,7 @@
 """A signed-in person's session: the secret in the cookie, the keys made from it, and the row it leads to.
 
-Here: opening, finding, refreshing and ending sessions; the cookie; tokens sealed under the cookie's secret; the token
-that forms carry against forgery; the ids of opened pages.
+Here: opening, finding, refreshing and ending sessions; the code that makes a row ours; the cookie; tokens sealed under
+the cookie's secret; the token that forms carry against forgery; the ids of opened pages.
 Not here: SQL (stores.sessions), signing in (clinic.sign_in), who a request is of (clinic.identity).
 Source: OWASP Session Management and CSRF Prevention cheat sheets; RFC 6265bis (cookie prefixes); RFC 5869 (HKDF).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from stores import sessions as rows
 from stores.pool import Pool
 from vocabulary.clock import Clock
 from vocabulary.settings import Settings
+
+_LOG = logging.getLogger("clinic")
 
 _SECRET_BYTES = 32
 _TOUCH_EVERY_US = 30_000_000  # a row rewritten at every click would be the busiest table of the house
@@ -46,10 +49,17 @@ class SessionTokens(msgspec.Struct, frozen=True):
 class Session:
     """One signed-in person at one browser."""
 
-    __slots__ = ("_secret", "expires_at_us", "name", "principal", "refresh_at_us", "sid")
+    __slots__ = ("_secret", "expires_at_us", "name", "opened_at_us", "principal", "refresh_at_us", "sid")
 
     def __init__(
-        self, secret: bytes, name: str, principal: Principal, sid: str, refresh_at_us: int, expires_at_us: int
+        self,
+        secret: bytes,
+        name: str,
+        principal: Principal,
+        sid: str,
+        refresh_at_us: int,
+        expires_at_us: int,
+        opened_at_us: int = 0,
     ) -> None:
         """Hold what a row said; `secret` is the cookie's."""
         self._secret = secret
@@ -58,6 +68,7 @@ class Session:
         self.sid = sid
         self.refresh_at_us = refresh_at_us
         self.expires_at_us = expires_at_us
+        self.opened_at_us = opened_at_us
 
     def __repr__(self) -> str:
         """Name the session without its secret."""
@@ -158,9 +169,18 @@ class Sessions(Protocol):
 class StoredSessions:
     """Sessions kept in PostgreSQL."""
 
-    def __init__(self, settings: Settings, pool: Pool, clock: Clock) -> None:
-        """Keep sessions as long as the settings say; `clock` is real time, never a demonstration's."""
+    def __init__(self, settings: Settings, pool: Pool, clock: Clock, key: bytes) -> None:
+        """Keep sessions as long as the settings say.
+
+        Args:
+            settings: how long sessions last.
+            pool: of the database they are kept in.
+            clock: real time, never a demonstration's.
+            key: 32 bytes kept outside of that database, the same in every process that answers under our address: only
+                rows written with it are sessions.
+        """
         self._pool = pool
+        self._mac_key = key
         self._clock = clock
         self._idle_us = int(settings.session_idle_s * 1e6)
         self._longest_us = int(settings.session_longest_s * 1e6)
@@ -173,10 +193,11 @@ class StoredSessions:
         secret = secrets.token_bytes(_SECRET_BYTES)
         name = secrets.token_hex(6)
         named = msgspec.structs.replace(principal, session=name)
-        session = Session(secret, name, named, sid, refresh_at_us, now_us + self._longest_us)
+        session = Session(secret, name, named, sid, refresh_at_us, now_us + self._longest_us, now_us)
+        encoded = msgspec.json.encode(named)
         row = rows.SessionRow(
-            session.secret_hash, name, principal.issuer, principal.subject, sid, msgspec.json.encode(named),
-            session.seal(tokens), now_us, now_us, refresh_at_us, session.expires_at_us,
+            session.secret_hash, name, principal.issuer, principal.subject, sid, encoded,
+            session.seal(tokens), now_us, now_us, refresh_at_us, session.expires_at_us, self._mac(session, encoded),
         )  # fmt: skip
         async with self._pool.writing() as connection:
             await rows.put(connection, row)
@@ -187,12 +208,11 @@ class StoredSessions:
         secret = secret_of(cookie)
         if secret is None:
             return None
-        async with self._pool.writing() as connection:
-            row = await rows.find(connection, hashlib.sha256(secret).digest(), self._clock.now_us(), self._idle_us)
+        row = await self._row(hashlib.sha256(secret).digest())
         if row is None:
             return None
         principal = msgspec.json.decode(row.principal, type=Principal)
-        return Session(secret, row.name, principal, row.sid, row.refresh_at_us, row.expires_at_us)
+        return Session(secret, row.name, principal, row.sid, row.refresh_at_us, row.expires_at_us, row.opened_at_us)
 
     async def touch(self, session: Session) -> None:
         """Say that its person did something; told to the database at most twice a minute."""
@@ -211,8 +231,7 @@ class StoredSessions:
 
     async def tokens(self, session: Session) -> SessionTokens | None:
         """Return the tokens, if they can be read."""
-        async with self._pool.writing() as connection:
-            row = await rows.find(connection, session.secret_hash, self._clock.now_us(), self._idle_us)
+        row = await self._row(session.secret_hash)
         return None if row is None else session.unseal(row.tokens)
 
     async def refreshed(
@@ -220,11 +239,16 @@ class StoredSessions:
     ) -> Session:
         """Keep what the provider said now."""
         named = msgspec.structs.replace(principal, session=session.name)
+        encoded = msgspec.json.encode(named)
         async with self._pool.writing() as connection:
             await rows.refreshed(
-                connection, session.secret_hash, msgspec.json.encode(named), session.seal(tokens), refresh_at_us
-            )
-        return Session(session._secret, session.name, named, session.sid, refresh_at_us, session.expires_at_us)
+                connection, session.secret_hash, encoded, session.seal(tokens), refresh_at_us,
+                self._mac(session, encoded),
+            )  # fmt: skip
+        return Session(
+            session._secret, session.name, named, session.sid, refresh_at_us, session.expires_at_us,
+            session.opened_at_us,
+        )  # fmt: skip
 
     async def end(self, session: Session) -> bool:
         """End it; return whether it was still there."""
@@ -240,6 +264,33 @@ class StoredSessions:
         """Remove what is over."""
         async with self._pool.writing() as connection:
             await rows.sweep(connection, self._clock.now_us(), self._idle_us)
+
+    async def _row(self, secret_hash: bytes) -> rows.SessionRow | None:
+        """Return a session's row; None when there is none, or one that was not written with our key."""
+        async with self._pool.writing() as connection:
+            row = await rows.find(connection, secret_hash, self._clock.now_us(), self._idle_us)
+        if row is None:
+            return None
+        expected = self._mac_of(
+            row.secret_hash, row.name, row.issuer, row.subject, row.sid, row.principal, row.opened_at_us,
+            row.expires_at_us,
+        )  # fmt: skip
+        if not hmac.compare_digest(expected, row.mac):
+            # Written or edited by somebody else, or under a key that was replaced. Whose it says to be is no news.
+            _LOG.error("session_row_refused")
+            return None
+        return row
+
+    def _mac(self, session: Session, principal: bytes) -> bytes:
+        """Return the code of a session's row, which says `principal`."""
+        return self._mac_of(
+            session.secret_hash, session.name, session.principal.issuer, session.principal.subject, session.sid,
+            principal, session.opened_at_us, session.expires_at_us,
+        )  # fmt: skip
+
+    def _mac_of(self, *fields: bytes | str | int) -> bytes:
+        # JSON, so that no two rows read the same when their fields are put one behind the other.
+        return hmac.digest(self._mac_key, b"vigil session row 1 " + msgspec.json.encode(fields), "sha256")
 
 
 def secret_of(cookie: str) -> bytes | None:

@@ -90,7 +90,7 @@ def signing_keys_router(context: Context) -> APIRouter:
         return HTMLResponse(html)
 
     @router.post(f"{API}/challenge", responses=JSON)
-    @asks(Surface.SIGNERS, Verb.READ)
+    @asks(Surface.SIGNERS, Verb.READ, continues_view=True)  # its page asks for it (static/signing_keys.js)
     async def challenge(request: Request) -> Response:
         caller = caller_of(request)
         session = _session_name(request)

@@ -48,7 +48,7 @@ def stream_router(context: Context) -> APIRouter:
     options: dict[str, Any] = {"response_class": StreamingResponse}
 
     @router.get("/board", **options)
-    @searches(Surface.BOARD, Verb.READ)
+    @searches(Surface.BOARD, Verb.READ, continues_view=True)
     async def board(request: Request, ward: str | None = None, since: str = "", view: View = "") -> Response:  # noqa: ARG001
         ask = ask_for_board(context, request, ward)
         caller = caller_of(request)

@@ -40,7 +40,7 @@ class WardLive:
         self._trends: dict[int, dict[int, ScorePoint]] = {}
         self._listeners: list[Callable[[int], None]] = []
         self._heard_ns = clock.monotonic_ns()
-        self.undecodable = 0
+        self._undecodable = 0
         self.is_filled = False
 
     def on_change(self, listener: Callable[[int], None]) -> None:
@@ -51,6 +51,11 @@ class WardLive:
     def is_connected(self) -> bool:
         """Return whether snapshots can reach us at this moment."""
         return self.is_filled and self._live.is_connected
+
+    @property
+    def undecodable(self) -> int:
+        """Return how many messages came that were no publication, or held no snapshot."""
+        return self._undecodable + self._live.dropped
 
     def quiet_s(self) -> float:
         """Return seconds since any snapshot was heard, or since the start."""
@@ -79,7 +84,7 @@ class WardLive:
             snapshot = from_bytes(body)
         except msgspec.MsgspecError:
             # Of another version of the program. The bed keeps what it shows, and its ages grow.
-            self.undecodable += 1
+            self._undecodable += 1
             return False
         held = self._twins.get(snapshot.patient_id)
         # A heartbeat may repeat a position with a later clock.

@@ -44,12 +44,12 @@ LARGEST_BATCH = 500
 """Events in one commit: more would only make the first of them wait."""
 
 IDLE_CONNECTIONS = 4
+"""Kept open for acts: opening one takes longer than an act."""
 
 _REFUSED_BY_DATABASE = (RefusedError, ConfigurationError)
 """A right that was taken away, a table that is gone: what is not recorded does not happen, and is no denial either."""
 
 _NOT_WRITABLE = "The audit log cannot be written (PostgreSQL refuses it), so this is refused. See `vigil verify`."
-"""Kept open for acts: opening one takes longer than an act."""
 
 
 class _Link(NamedTuple):

@@ -77,17 +77,17 @@ async def judge_all(source: RowSource, anchors: Anchors, *, every_signature: boo
 
 def _evidence(table: str, anchors: Anchors, check: RootCheck) -> Evidence:
     known = {writer: dict(rows) for writer, rows in check.anchors[table].items()}
-    signing: set[str] = set()
+    legacy = dict(check.vouched[table])
     for head in anchors.heads.heads:
         if head.table == table:
             kept = known.setdefault(head.writer, {})
             # Two ends of one number (a lost one was put aside, another was written there): no row can be both.
             link = link_of(head.hash, head.signature_bytes, head.key_id or None)
             kept[head.seq] = link if kept.get(head.seq, link) == link else b""
-            if head.key_id:
-                signing.add(head.writer)
+            if not head.key_id:
+                legacy[head.writer] = max(legacy.get(head.writer, 0), head.seq)
     keys = None if anchors.keys is None else anchors.keys.of
-    return Evidence(known, check.vouched[table], frozenset(signing), keys)
+    return Evidence(known, check.vouched[table], legacy, keys)
 
 
 def _warnings(anchors: Anchors) -> list[str]:

@@ -22,10 +22,10 @@ import msgspec
 from governance import daily_roots
 from governance.daily_roots import TABLES, DailyRoot, RootFile, Stretch, day_of, end_us
 from stores.chain import GENESIS, ChainTable, link_of
-from stores.chain_heads import HeadFile
+from stores.chain_heads import HeadFile, KeptHead
 from stores.chain_verification import ChainVerifier, WriterKeys
 from stores.database import Connection, consistent_read
-from stores.ledger_verification import DatabaseRows, first_at_us, last_before
+from stores.ledger_verification import DatabaseRows, first_at_us, last_before, unsigned_end
 from stores.merkle import Builder
 from vocabulary.clock import Clock
 from vocabulary.errors import ConfigurationError
@@ -181,6 +181,40 @@ def _replace(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
+async def pin_unsigned_ends(connection: Connection, settings: Settings) -> None:
+    """Keep where chains ended that began before there were keys, once in the life of a site; later calls do nothing.
+
+    Unsigned rows are believed up to there and never beyond: without this, whoever may write the tables could invent a
+    chain dated before the first key. Call it before the first keys are registered; `sign_due_days` calls it too.
+
+    Args:
+        connection: outside of a transaction, or inside one.
+        settings: where the anchors are.
+
+    Raises:
+        UnavailableError: the database does not answer; the next call tries again.
+        ConfigurationError: a file cannot be read or written.
+    """
+    kept = heads_of(settings)
+    if kept.is_pinned:
+        return
+    keys = read_keys(settings.anchors_dir)
+    processes = () if keys is None else [one for one in keys.registered if one.name != NOTARY]
+    ends: list[KeptHead] = []
+    for table in TABLES:
+        for writer in await DatabaseRows(connection).writers(table):
+            known = None if keys is None else keys.of(writer)
+            if processes and (known is None or not known.keys):
+                continue  # nobody of this name is known, while others are
+            until_us = known.since_us if known is not None and known.keys else None
+            end = await unsigned_end(connection, table, writer, until_us)
+            if end is not None:
+                ends.append(KeptHead(table=table.name, writer=writer, seq=end.seq, hash_hex=end.hash.hex()))
+    with _locked(settings.anchors_dir):
+        if not kept.is_pinned:
+            kept.pin(ends)
+
+
 class _Place(NamedTuple):
     """Where a chain's last root ended."""
 
@@ -203,6 +237,8 @@ async def sign_due_days(connection: Connection, settings: Settings, clock: Clock
         UnavailableError: the database does not answer; days signed until then stay signed.
         ConfigurationError: a file cannot be read or written.
     """
+    async with consistent_read(connection):
+        await pin_unsigned_ends(connection, settings)
     folder = roots_dir(settings.anchors_dir)
     today = day_of(clock.now_us())
     last = _last_root(folder)
@@ -212,6 +248,7 @@ async def sign_due_days(connection: Connection, settings: Settings, clock: Clock
     keys = read_keys(settings.anchors_dir)
     assert keys is not None
     signed: list[date] = []
+    legacy = {(one.table, one.writer): one.seq for one in heads_of(settings).read_all().heads if not one.key_id}
     async with consistent_read(connection):
         if last is not None:
             day = last.signed.signed.day + timedelta(days=1)
@@ -223,7 +260,10 @@ async def sign_due_days(connection: Connection, settings: Settings, clock: Clock
         places = _places(folder)
         previous = daily_roots.FIRST if last is None else last.digest
         while day < today:
-            root = await _root_of(connection, settings.site, day, places, keys, previous, clock.now_us(), notary.key_id)
+            known = _Known(keys, legacy)
+            root = await _root_of(
+                connection, settings.site, day, places, known, previous, clock.now_us(), notary.key_id
+            )
             with _locked(settings.anchors_dir):
                 try:
                     daily_roots.write(folder, daily_roots.sign(root, notary))
@@ -235,6 +275,13 @@ async def sign_due_days(connection: Connection, settings: Settings, clock: Clock
             signed.append(day)
             day += timedelta(days=1)
     return signed
+
+
+class _Known(NamedTuple):
+    """What rows are judged by."""
+
+    keys: PublicKeys
+    legacy: Mapping[tuple[str, str], int]  # table and writer → end of its unsigned rows of old
 
 
 def _last_root(folder: Path) -> RootFile | None:
@@ -259,7 +306,7 @@ async def _root_of(
     site: str,
     day: date,
     places: dict[tuple[str, str], _Place],
-    keys: PublicKeys,
+    known: _Known,
     previous: str,
     now_us: int,
     key_id: str,
@@ -275,7 +322,7 @@ async def _root_of(
             last = await last_before(connection, table, writer, place.seq, end_us(day))
             if last is None:
                 continue
-            stretch, found = await _stretch(source, table, writer, place, last, keys, builder)
+            stretch, found = await _stretch(source, table, writer, place, last, known, builder)
             places[table.name, writer] = _Place(stretch.last, bytes.fromhex(stretch.link))
             stretches.append(stretch)
             faults += found
@@ -288,21 +335,32 @@ async def _stretch(
     writer: str,
     place: _Place,
     last: int,
-    keys: PublicKeys,
+    known: _Known,
     builder: Builder,
 ) -> tuple[Stretch, list[str]]:
-    verifier = ChainVerifier(table, writer, {}, keys.of(writer), after=place)
+    legacy_until = known.legacy.get((table.name, writer), 0)
+    verifier = ChainVerifier(table, writer, {}, known.keys.of(writer), legacy_until=legacy_until, after=place)
     head, link = GENESIS, place.link
+    is_signed = True
     async for batch in source.chain(table, writer, place.seq + 1, last):
         for row in batch:
             builder.add(row.leaf)
             verifier.take(row)
         head = batch[-1].hash
         link = link_of(head, batch[-1].signature, batch[-1].key_id)
-    # The last append of the day may end in the next: its signature stands there, and is judged with that day.
+        is_signed = batch[-1].key_id is not None
+    if not is_signed and last > legacy_until:
+        # The last append of the day may end in the next: its signature stands there, and says where it began.
+        await _take_signature(source, verifier, last)
     faults = [
-        f"{fault.table} {writer} {fault.place}: {fault.kind}"
-        for fault in verifier.close()
-        if not (fault.kind == "unvouched" and fault.last == last and keys.of(writer).keys)
+        f"{fault.table} {writer} {fault.place}: {fault.kind}" for fault in verifier.close() if fault.first <= last
     ]
     return Stretch(table.name, writer, place.seq + 1, last, head.hex(), link.hex()), faults
+
+
+async def _take_signature(source: DatabaseRows, verifier: ChainVerifier, last: int) -> None:
+    async for batch in source.chain(verifier.table, verifier.writer, last + 1):
+        for row in batch:
+            verifier.take(row)
+            if row.key_id is not None:
+                return

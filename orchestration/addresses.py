@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from governance import provider_keys
 from orchestration import database_roles, demo_sign_in
 from orchestration.credentials import PROCESSES, Identities
 from orchestration.data_dir import DataDir
@@ -56,6 +57,8 @@ def resolve(settings: Settings, data_dir: DataDir) -> tuple[Settings, dict[str, 
     wanted |= {f"feed.{feed.name}": feed.port for feed in settings.feeds}
     if needs_issuer(settings):
         wanted["issuer"] = 0
+    elif settings.oidc_issuer is not None:
+        provider_keys.check_address("issuer", settings.oidc_issuer, settings)
     ports = data_dir.ports(wanted)
     if len(set(ports.values())) < len(ports):
         raise ConfigurationError(f"Two services are configured to one port: {ports}. Give each its own, or 0.")

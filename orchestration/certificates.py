@@ -211,6 +211,8 @@ class Authority:
             found = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
         except ValueError:
             found = None
+        if found is not None and found.issuer == authority.subject and not _is_signed_by(found, authority):
+            return False  # of an authority of ours that was moved away, because it had expired or its key was stolen
         if found is None or not _is_signed_by(found, authority):
             raise ConfigurationError(
                 f"{identity.certificate} was not issued by the authority in {self.folder}, so it is not replaced. "

@@ -4,6 +4,10 @@ Here: the table of subjects by process, devices' users, and the text of nats.con
 Not here: starting the server (orchestration.embedded), certificates (orchestration.certificates), streams (twin.bus).
 A process is known by its client certificate alone: its subject must be exactly `CN=<process>`. A device is known by its
 certificate where MQTT speaks TLS, else by a password, on loopback. Each user hears answers in an inbox of its own.
+Not to be configured: reply subjects. nats-server (2.15) checks the subject of a publish, not the one it answers on, so
+whoever may publish to RAW or ask JetStream may have the answer sent to any subject of this account, stored there if a
+stream takes it. Such an answer is the server's own JSON, or a message pulled under its old subject: what reads the bus
+drops and counts both (twin.bus, twin.raw_reader), and a twin overwritten so is gone until its engine publishes again.
 Source: nats-server 2.15 documentation (configuration, verify_and_map, authorization, mqtt, jetstream encryption).
 """
 

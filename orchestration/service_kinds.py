@@ -218,7 +218,9 @@ class ProcessService:
         status = self._child.poll() if self._child is not None else None
         if status is None or self._was_ready:
             return None
-        reason = f"{self.name} ended with status {status}: {log_tail(self._log)} (whole log: {self._log})"
+        # A process that cannot be configured says so in its last line; those before may be of an earlier run.
+        said = log_tail(self._log, 1) if status == CONFIGURATION_STATUS else log_tail(self._log)
+        reason = f"{self.name} ended with status {status}: {said} (whole log: {self._log})"
         if status == CONFIGURATION_STATUS:
             return ConfigurationError(reason)
         return UnavailableError(reason) if self._deaths_before_ready >= DEATHS_BEFORE_READY - 1 else None

@@ -6,8 +6,10 @@ recomputing chains (stores.chain_verification).
 
 hash = SHA-256(version, previous_hash, content as a JSON array). previous_hash is the link of the row before: its hash,
 or, where that row is signed, SHA-256 over its hash, signature and key id. So a row commits to everything stored before
-it, signatures included, and the signature of an append's last row vouches for the whole chain up to there. A row
-without a signature (all rows of old) is linked by its bare hash: chains that began unsigned stay valid.
+it, signatures included. The signature of an append's last row covers its hash and the number of the append's first row:
+it vouches for exactly those rows, so that rows which somebody else put before them (a superuser, where the writer then
+goes on behind his) stay without a signature for ever. Signatures of version 1 covered the hash alone. A row without a
+signature (all rows of old) is linked by its bare hash: chains that began unsigned stay valid.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import psycopg
 
 from stores.chain_heads import HeadFile
 from stores.database import Connection, to_timestamp, translated
-from vocabulary.errors import BrokenInvariantError, FencedOutError
+from vocabulary.errors import BrokenInvariantError, FencedOutError, UnavailableError
 from vocabulary.signing import Signer
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,11 @@ GENESIS = bytes(32)
 """What the first row of a chain has for its previous hash."""
 
 LINK_VERSION = b"vigil.chain.link.1\n"
-SIGNATURE_VERSION = b"vigil.chain.signature.1\n"
+SIGNATURE_VERSION = b"vigil.chain.signature.2\n"
+OLD_SIGNATURE_VERSION = b"vigil.chain.signature.1\n"
+
+_LARGEST_APPEND = 500
+"""Rows: as far back an end's signature may begin when a writer looks whether the end is its own."""
 
 Value = str | int | None
 """What a column of a row's content holds; times as microseconds since the epoch."""
@@ -102,9 +108,19 @@ def link_of(row_hash: bytes, signature: bytes | None, key_id: str | None) -> byt
     return hashlib.sha256(LINK_VERSION + row_hash + (signature or b"") + (key_id or "").encode()).digest()
 
 
-def signed_message(row_hash: bytes) -> bytes:
-    """Return the bytes that a writer signs for a row of this hash."""
-    return SIGNATURE_VERSION + row_hash
+def signed_message(row_hash: bytes, first: int) -> bytes:
+    """Return the bytes that a writer signs for an append whose last row has this hash.
+
+    Args:
+        row_hash: 32 bytes; covers the writer's name, the row's number, and by its links all rows before.
+        first: number of the append's first row, at least 1.
+    """
+    return SIGNATURE_VERSION + first.to_bytes(8, "big") + row_hash
+
+
+def old_signed_message(row_hash: bytes) -> bytes:
+    """Return what was signed before signatures said where their append begins; nothing is signed so any more."""
+    return OLD_SIGNATURE_VERSION + row_hash
 
 
 class Chain:
@@ -158,7 +174,34 @@ class Chain:
                 log.error(
                     "chain_end_is_missing", extra={"table": self.table.name, "writer": self.writer, "seq": kept.seq}
                 )
+        self._look_at(self._committed)
         return self._committed
+
+    def _look_at(self, head: Head) -> None:
+        """Say so where the end that we are about to go on from is not ours.
+
+        It stops nobody: a hospital works on, our next signature begins behind these rows, `vigil verify` names them.
+        """
+        if self._signer is None or head.seq == 0:
+            return
+        if self._heads is not None:
+            kept = self._heads.read(self.table.name, self.writer)
+            if kept is not None and (kept.seq, kept.hash) == (head.seq, head.hash):
+                return
+            if self._heads.has_pinned(self.table.name, self.writer, head.seq, head.hash):
+                return
+        if not self._is_signed_by_us(self._signer, head):
+            log.error("chain_end_is_foreign", extra={"table": self.table.name, "writer": self.writer, "seq": head.seq})
+
+    @staticmethod
+    def _is_signed_by_us(signer: Signer, head: Head) -> bool:
+        if head.signature is None or head.key_id != signer.key_id:
+            return False
+        # Ed25519 gives the same message the same signature (RFC 8032, 5.1.6): signing again is checking.
+        firsts = range(head.seq, max(0, head.seq - _LARGEST_APPEND), -1)
+        return any(signer.sign(signed_message(head.hash, first)) == head.signature for first in firsts) or (
+            signer.sign(old_signed_message(head.hash)) == head.signature
+        )
 
     async def _read_head(self, connection: Connection) -> Head:
         with translated():
@@ -189,6 +232,7 @@ class Chain:
             FencedOutError: another writer of this name wrote first; roll back and stop.
             BrokenInvariantError: the writer was not opened.
             RefusedError: this database role may not append to this chain.
+            UnavailableError: the database did not keep every row (somebody set a rule or a trigger on the table).
         """
         if not contents:
             return
@@ -198,15 +242,17 @@ class Chain:
                 key = f"{self.table.name} {self.writer}"
                 await connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
             head = await self._read_head(connection)
+            self._look_at(head)
         if head is None:
             raise BrokenInvariantError(f"{self.table.name} writer {self.writer}: open it before the first append")
+        first = head.seq + 1
         rows = []
         for number, content in enumerate(contents, start=1):
             hashed = (self.writer, head.seq + 1, content.at_us, *content.rest)
             digest = self.table.row_hash(head.link, hashed)
             signature = key_id = None
             if self._signer is not None and number == len(contents):
-                signature, key_id = self._signer.sign(signed_message(digest)), self._signer.key_id
+                signature, key_id = self._signer.sign(signed_message(digest, first)), self._signer.key_id
             stored = (*hashed[:2], to_timestamp(content.at_us), *content.rest)
             rows.append((*stored, head.link, digest, signature, key_id))
             head = Head(self.writer, head.seq + 1, digest, signature, key_id)
@@ -216,11 +262,17 @@ class Chain:
     async def _insert(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
         with translated():
             try:
-                await connection.execute(self._insertion, [list(column) for column in zip(*rows, strict=True)])
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                cursor = await connection.execute(self._insertion, columns)
             except psycopg.errors.UniqueViolation:
                 raise FencedOutError(
                     f"Another writer of the same name has written to {self.table.name} of {self.writer}. Stop this one."
                 ) from None
+        if cursor.rowcount != len(rows):
+            raise UnavailableError(
+                f"{self.table.name}: {len(rows)} rows were to be written, PostgreSQL kept {cursor.rowcount}. A rule or "
+                "trigger on the table takes rows away: `vigil verify` names it; drop it."
+            )
 
     @property
     def staged(self) -> Head | None:

@@ -1,6 +1,7 @@
 """The ends of chains in files outside of the database, so that rows cut off a chain's end are missed.
 
-Here: writing the end of a chain after each commit, reading all of them, and putting aside one that no longer fits.
+Here: writing the end of a chain after each commit, reading all of them, putting aside one that no longer fits, and
+pinning where chains ended that began unsigned.
 Not here: chains (stores.chain), what a missing end means (stores.chain_verification).
 
 A file is written in place, one sector, and not synced: replacing it (a rename) makes ext4 write data out and triples
@@ -16,10 +17,13 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+from vocabulary.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ SECTOR_BYTES = 512
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _READS = 5
+_PINNED = "unsigned-ends-are-pinned"
 
 
 class KeptHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,8 +128,34 @@ class HeadFile:
         path = self.folder / f"{kept.table}.{kept.writer}.{kept.seq}-{kept.hash_hex[:12]}.lost.json"
         self._write(path, kept, is_synced=True)
 
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether the unsigned ends were pinned, which is done once in the life of a site."""
+        return (self.folder / _PINNED).exists()
+
+    def pin(self, ends: Iterable[KeptHead]) -> None:
+        """Keep for ever where chains ended that began unsigned: these unsigned rows are believed, none added later.
+
+        Raises:
+            ConfigurationError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for end in ends:
+                self._write(self._pin_path(end.table, end.writer, end.seq, end.hash), end, is_synced=True)
+            (self.folder / _PINNED).touch(mode=0o600)
+        except OSError as error:
+            raise ConfigurationError(f"The ends of chains {self.folder} cannot be written: {error.strerror}.") from None
+
+    def has_pinned(self, table: str, writer: str, seq: int, row_hash: bytes) -> bool:
+        """Return whether exactly this end was pinned."""
+        return self._pin_path(table, writer, seq, row_hash).exists()
+
+    def _pin_path(self, table: str, writer: str, seq: int, row_hash: bytes) -> Path:
+        return self._path(table, writer).with_name(f"{table}.{writer}.{seq}-{row_hash.hex()[:12]}.unsigned.json")
+
     def read_all(self) -> KeptHeads:
-        """Return every end kept, those put aside included."""
+        """Return every end kept, those put aside or pinned included."""
         found: list[KeptHead] = []
         damaged: list[str] = []
         for path in sorted(self.folder.glob("*.json")):

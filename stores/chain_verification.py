@@ -7,8 +7,10 @@ Not here: reading rows from the database (stores.ledger_verification) or from an
 What can be seen without keys. A row whose hash does not fit its content was edited, unless it fits under another
 number: then it was moved. Numbers that no row was written under are deleted rows. A row rewritten together with its own
 hash shows in the row after it. With the writer's public keys: an append whose signature does not fit was made anew,
-even where all hashes behind it were made to fit, and rows that no later signature vouches for were added by somebody
-else. With anchors (ends kept outside of the database): rows cut off the end, and chains removed whole.
+even where all hashes behind it were made to fit, and rows that no signature vouches for were added by somebody else. A
+signature vouches for its own append only, so this holds for rows too that the true writer went on behind, unknowing.
+Unsigned rows of old are believed where their end was pinned when the first keys were registered. With anchors (ends
+kept outside of the database): rows cut off the end, and chains removed whole.
 """
 
 from __future__ import annotations
@@ -17,13 +19,19 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from stores.chain import GENESIS, ChainTable, Value, link_of, signed_message
+from stores.chain import GENESIS, ChainTable, Value, link_of, old_signed_message, signed_message
 from vocabulary.signing import VerifyingKey
 
 FaultKind = Literal["edited", "deleted", "moved", "rewritten", "remade", "unvouched", "truncated"]
 
 _CANDIDATES = 512
 """Up to this many unexplained rows are tried under each other's numbers; beyond it only under the last shift found."""
+
+_APPEND_ROWS = 1_000
+"""So far back the first row of an append is looked for, where it is not the one behind the last signature."""
+
+_SEARCHES = 10_000
+"""Signatures tried in all such searches of a chain: one whose every signature was made anew is told in its time."""
 
 
 class Fault(NamedTuple):
@@ -77,7 +85,7 @@ class ChainVerifier:
         keys: WriterKeys | None = None,
         vouched_until: int = 0,
         *,
-        is_signed: bool = False,
+        legacy_until: int = 0,
         after: tuple[int, bytes] = (0, GENESIS),
     ) -> None:
         """Begin a chain.
@@ -88,7 +96,8 @@ class ChainVerifier:
             anchors: row number → link (stores.chain.link_of), kept outside of the database.
             keys: the writer's; None: signatures are not looked at.
             vouched_until: signatures up to this row were judged when an anchor there was made, and are not again.
-            is_signed: it is known that the writer signs, so that rows without any signature are a fault.
+            legacy_until: up to this row, those before the chain's first signature that are older than the keys are
+                believed without one.
             after: number and link of the row before the first that will be taken.
         """
         self.table = table
@@ -108,7 +117,9 @@ class ChainVerifier:
         self._open: int | None = None  # first of the rows that wait for a signature
         self._loose: list[tuple[int, int]] = []  # rows whose signature never came
         self._is_remade = False  # the last signature did not fit
-        self._is_signed = is_signed
+        self._legacy_until = legacy_until
+        self._is_old = False  # the last signature that fitted was of version 1
+        self._searches = _SEARCHES
 
     def take(self, row: Row) -> None:
         """Judge the next row."""
@@ -145,28 +156,59 @@ class ChainVerifier:
     def _check_signature(self, row: Row) -> None:
         if self._keys is None:
             return
-        at_us = row.content[2]
-        if row.signature is not None or (isinstance(at_us, int) and at_us >= self._keys.since_us):
-            self._is_signed = True
         if row.signature is None and row.key_id is None:
-            self._open = self._open or row.seq
+            if not self._is_legacy(row):
+                self._open = self._open or row.seq
             return
-        if row.seq > self._vouched_until and not self._is_valid(row):
-            first = self._open or row.seq
+        self._legacy_until = 0  # once a writer signs, it signs for ever
+        first = self._open or row.seq
+        self._open = None
+        if row.seq <= self._vouched_until:
+            self._is_remade = False
+            return
+        begin = self._begin_of(row, first)
+        if begin is None:
             if self._is_remade:
                 self._add("remade", first, "made anew behind rows that were: no signature fits", last=row.seq)
             else:
                 self._add("rewritten", first, self._why(row), last=row.seq)
             self._is_remade = True
-        else:
-            self._is_remade = False
-        self._open = None
+            return
+        self._is_remade = False
+        if begin > first:
+            said = f"the writer's own append begins behind them, with row {begin}: somebody else wrote these"
+            self._add("unvouched", first, said, last=begin - 1)
 
-    def _is_valid(self, row: Row) -> bool:
+    def _is_legacy(self, row: Row) -> bool:
+        assert self._keys is not None
+        at_us = row.content[2]
+        is_older = not self._keys.keys or (isinstance(at_us, int) and at_us < self._keys.since_us)
+        return is_older and row.seq <= self._legacy_until
+
+    def _begin_of(self, row: Row, first: int) -> int | None:
+        """Return the first row that a row's signature vouches for, None where the signature is not the writer's.
+
+        Args:
+            row: a signed one.
+            first: where its append begins if nothing was put before it, taken away, or judged elsewhere.
+        """
         assert self._keys is not None
         self.signatures += 1
         key = self._keys.keys.get(row.key_id or "")
-        return key is not None and row.signature is not None and key.is_valid(row.signature, signed_message(row.hash))
+        if key is None or row.signature is None:
+            return None
+        for is_old in (self._is_old, not self._is_old):
+            message = old_signed_message(row.hash) if is_old else signed_message(row.hash, first)
+            if key.is_valid(row.signature, message):
+                self._is_old = is_old
+                return first
+        for begin in range(row.seq, max(0, row.seq - _APPEND_ROWS), -1):
+            if self._searches == 0:
+                return None
+            self._searches -= 1
+            if key.is_valid(row.signature, signed_message(row.hash, begin)):
+                return begin
+        return None
 
     def _why(self, row: Row) -> str:
         assert self._keys is not None
@@ -177,8 +219,7 @@ class ChainVerifier:
     def _check_anchor(self, row: Row, link: bytes) -> None:
         anchor = self._anchors.pop(row.seq, None)
         if anchor == link:
-            self._anchored = row.seq
-            self._open = None  # an end kept outside of the database vouches as well as a signature
+            self._anchored = row.seq  # not vouched for: whoever kept this end may have gone on behind foreign rows
         elif anchor is not None:
             said = "somewhere between these rows the chain was made anew: its end is not what the anchor names"
             self._wide.append(self._fault("rewritten", self._anchored + 1, said, last=row.seq))
@@ -244,8 +285,6 @@ class ChainVerifier:
         is_stranger = not self._keys.keys
         if self._open is not None:
             self._loose.append((self._open, self._next - 1))
-        if not (self._is_signed or is_stranger):
-            return
         said = (
             "nobody of this writer's name was ever registered"
             if is_stranger

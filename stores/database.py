@@ -155,7 +155,7 @@ async def connect(url: str, *, application_name: str) -> Connection:
 
     Raises:
         UnavailableError: the server does not let us in; the message never carries the password.
-        ConfigurationError: `url` cannot be read, or the server is older than PostgreSQL 15.
+        ConfigurationError: `url` cannot be read, the server is older than PostgreSQL 15, or the database is not UTF8.
     """
     try:
         parameters = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
@@ -182,6 +182,14 @@ async def connect(url: str, *, application_name: str) -> Connection:
         raise ConfigurationError(
             f"PostgreSQL at {address} is version {found}; Vigil needs 15 or newer. "
             "Upgrade it, or set VIGIL_DATABASE_URL to another server."
+        )
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        name = connection.info.dbname
+        await connection.close()
+        # Others cannot hold every name, and SQL_ASCII gives text back as bytes.
+        raise ConfigurationError(
+            f"The database {name!r} at {address} has the encoding {encoding}; Vigil needs UTF8. Make another: create "
+            "database … encoding 'UTF8' template template0."
         )
     return connection
 

@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
 
     anchors: Mapping[str, Mapping[int, bytes]]  # writer → row number → link
     vouched: Mapping[str, int] = {}  # writer → row up to which a signed daily root vouches for the signatures
-    signing: frozenset[str] = frozenset()  # writers known to sign
+    legacy: Mapping[str, int] = {}  # writer → row up to which rows older than its keys may be unsigned
     keys: Callable[[str], WriterKeys] | None = None  # None: nobody knows any key
 
 
@@ -162,7 +162,7 @@ async def _pass(
             anchors.pop(writer, {}),
             None if evidence.keys is None else evidence.keys(writer),
             evidence.vouched.get(writer, 0) if is_quick else 0,
-            is_signed=writer in evidence.signing,
+            legacy_until=evidence.legacy.get(writer, 0),
         )
 
     async for batch in source.rows(table):
@@ -204,14 +204,29 @@ async def verify(connection: Connection, anchors: Iterable[Head] = (), table: Ch
 
 
 async def missing_guards(connection: Connection) -> list[str]:
-    """Return the triggers that keep both tables append-only and are missing or disabled; empty when all stand."""
+    """Return what is wrong with the guards of both tables; empty when all is as migration 0004 made it.
+
+    That is: a trigger that keeps a table append-only and is missing or does not fire, and every trigger or rule that is
+    not ours (one can take rows away while they are written, or hide them).
+    """
+    tables = sorted({table for table, _ in _GUARDS})
     with translated():
         cursor = await connection.execute(
-            "select c.relname, t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid "
-            "where c.relnamespace = 'public'::regnamespace and t.tgenabled <> 'D'"
+            "select c.relname, t.tgname, t.tgenabled in ('O', 'A') from pg_trigger t "
+            "join pg_class c on c.oid = t.tgrelid "
+            "where c.relnamespace = 'public'::regnamespace and c.relname = any(%s) and not t.tgisinternal",
+            (tables,),
         )
-        standing = {(row[0], row[1]) for row in await cursor.fetchall()}
-    return [f"{table}: {trigger}" for table, trigger in _GUARDS if (table, trigger) not in standing]
+        triggers = {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
+        cursor = await connection.execute(
+            "select c.relname, r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class "
+            "where c.relnamespace = 'public'::regnamespace and c.relname = any(%s) order by 1, 2",
+            (tables,),
+        )
+        rules = await cursor.fetchall()
+    missing = [f"{table}: {trigger}" for table, trigger in _GUARDS if not triggers.get((table, trigger))]
+    foreign = [f"{table}: {name} (a trigger that is not ours)" for table, name in sorted(set(triggers) - set(_GUARDS))]
+    return [*missing, *foreign, *(f"{table}: {name} (a rule that is not ours)" for table, name in rules)]
 
 
 class Difference(NamedTuple):
@@ -259,6 +274,27 @@ async def first_at_us(connection: Connection, tables: Iterable[ChainTable]) -> i
         if row is not None and row[0] is not None:
             found.append(row[0])
     return min(found, default=None)
+
+
+async def unsigned_end(connection: Connection, table: ChainTable, writer: str, until_us: int | None) -> Head | None:
+    """Return the end of the unsigned rows that a chain begins with, None where it has none.
+
+    Args:
+        connection: inside or outside a transaction.
+        table: which table.
+        writer: which chain.
+        until_us: only rows older than this count; None: all.
+    """
+    query = sql.SQL(
+        "select seq, hash from {0} where writer = %(writer)s and seq < coalesce((select min(seq) from {0} where "
+        "writer = %(writer)s and (signature is not null or at >= %(until)s)), 9223372036854775807) "
+        "order by seq desc limit 1"
+    ).format(sql.Identifier(table.name))
+    until = "infinity" if until_us is None else to_timestamp(until_us)
+    with translated():
+        cursor = await connection.execute(query, {"writer": writer, "until": until})
+        row = await cursor.fetchone()
+    return None if row is None else Head(writer, row[0], bytes(row[1]))
 
 
 async def last_before(connection: Connection, table: ChainTable, writer: str, after: int, until_us: int) -> int | None:

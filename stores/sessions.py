@@ -3,7 +3,8 @@
 Here: opening, finding, touching, refreshing and ending sessions; the claim that only one request refreshes a token.
 Not here: the cookie and its secret (clinic.sessions), who somebody is (governance.oidc).
 A row holds the SHA-256 of the cookie's secret and tokens sealed under a key made from that secret: who reads the table
-alone can neither be anybody nor speak to the provider for anybody.
+alone can neither be anybody nor speak to the provider for anybody. Its `mac` is made and checked by clinic.sessions:
+who writes the table is nobody by it either.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class SessionRow(NamedTuple):
     seen_at_us: int
     refresh_at_us: int  # when the provider is to be asked again; 0: never
     expires_at_us: int
+    mac: bytes  # of what says who it is; made with a key outside of the database
 
 
 _COLUMNS = (
-    "secret_hash, name, issuer, subject, sid, principal, tokens, opened_at_us, seen_at_us, refresh_at_us, expires_at_us"
+    "secret_hash, name, issuer, subject, sid, principal, tokens, opened_at_us, seen_at_us, refresh_at_us, "
+    "expires_at_us, mac"
 )
 
 
@@ -79,13 +82,13 @@ async def claim_refresh(connection: Connection, secret_hash: bytes, now_us: int,
 
 
 async def refreshed(
-    connection: Connection, secret_hash: bytes, principal: bytes, tokens: bytes, refresh_at_us: int
+    connection: Connection, secret_hash: bytes, principal: bytes, tokens: bytes, refresh_at_us: int, mac: bytes
 ) -> None:
     """Keep what the provider said when it was asked again."""
     with translated():
         await connection.execute(
-            "update web_session set principal = %s, tokens = %s, refresh_at_us = %s where secret_hash = %s",
-            (principal, tokens, refresh_at_us, secret_hash),
+            "update web_session set principal = %s, tokens = %s, refresh_at_us = %s, mac = %s where secret_hash = %s",
+            (principal, tokens, refresh_at_us, mac, secret_hash),
         )
 
 
@@ -102,16 +105,18 @@ async def end_of_provider(connection: Connection, issuer: str, sid: str | None, 
     Args:
         connection: in a transaction of the caller.
         issuer: the provider.
-        sid: its session; None ends every session of `subject`.
+        sid: its session; None ends every session of `subject`. Of sessions whose sid the provider never told, all of
+            `subject` end: any of them may be the one.
         subject: the person; None: whoever's session it is.
     """
     if not sid and not subject:
         return []
     with translated():
         cursor = await connection.execute(
-            "delete from web_session where issuer = %s and (%s::text is null or sid = %s) "
+            "delete from web_session where issuer = %s "
+            "and (%s::text is null or sid = %s or (sid = '' and subject = %s)) "
             "and (%s::text is null or subject = %s) returning name",
-            (issuer, sid or None, sid or None, subject or None, subject or None),
+            (issuer, sid or None, sid or None, subject or None, subject or None, subject or None),
         )
         return [row[0] for row in await cursor.fetchall()]
 

@@ -25,10 +25,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import StreamConfig
 
-from twin.bus_link import Link, bus_context, why_not
+from twin.bus_link import Link, SteadyClient, bus_context, why_not
 from twin.raw_reader import AWAY, RawMessage, RawReader
 from twin.streams import streams
 from twin.subjects import (
+    EVENTS,
     RAW,
     SNAPSHOTS,
     TICK_SUBJECT,
@@ -45,6 +46,7 @@ __all__ = ["Bus", "RawExtent", "RawMessage", "RawReader", "bus_context", "open_b
 
 _STREAM_FULL_CODES = {10077, 10047, 10023, 10122}  # max bytes, storage resources, insufficient resources, reserved
 _TWINS_A_PAGE = 1000
+_TWINS_WITHIN_S = 30.0  # wait_for may lose its cancellation to a message that is there (Python 3.11): counted here too
 _PAGES_CHASED = 8  # under a load that never pauses, what is published meanwhile is not followed for ever
 _PUBLICATION = msgspec.msgpack.Decoder(Publication)
 
@@ -97,7 +99,7 @@ class Bus:
             UnavailableError: no server answered within `timeout_s`, or it does not know us.
         """
         link = Link()
-        client = Client()
+        client = SteadyClient()
         connecting = client.connect(
             url,
             name=f"vigil {name}",
@@ -139,6 +141,11 @@ class Bus:
     def denied(self) -> frozenset[tuple[str, str]]:
         """Return what the server refused since it was last connected: (publish or subscription, class of subject)."""
         return frozenset(self._link.denied)
+
+    @property
+    def dropped(self) -> int:
+        """Return how many messages were not what their subjects say: not to be decoded, or of another subject."""
+        return self._link.dropped
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each reconnection: what lived in the server's memory may be gone."""
@@ -296,7 +303,7 @@ class Bus:
 
     def raw_reader(self, after: int) -> RawReader:
         """Return a reader of RAW that starts behind sequence `after`."""
-        return RawReader(self._client, after)
+        return RawReader(self._client, after, self._link.drop)
 
     async def trim_raw(self, up_to: int) -> None:
         """Remove packs with sequence ≤ `up_to` from RAW; the caller has sealed them elsewhere.
@@ -321,13 +328,20 @@ class Bus:
             return
 
     async def subscribe_events(self, handler: Callable[[bytes], None]) -> Subscription:
-        """Call `handler` with the bytes of every batch and tick from now on."""
+        """Call `handler` with the bytes of every batch and tick from now on.
+
+        The server checks no reply subject: what it answers to anybody's publish or pull may come here too. What was
+        pulled keeps its own subject and is dropped here; what cannot be decoded is the handler's to drop.
+        """
 
         async def on_message(message: Msg) -> None:
-            handler(message.data)
+            if message.subject.startswith(f"{EVENTS}."):
+                handler(message.data)
+            else:
+                self._link.drop(message.subject)
 
         return await self._client.subscribe(
-            "EVENTS.>", cb=on_message, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
+            f"{EVENTS}.>", cb=on_message, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
         )
 
     async def publish_snapshots(self, publications: list[tuple[Publication, bytes]]) -> None:
@@ -352,15 +366,16 @@ class Bus:
         """
         found: dict[int, bytes] = {}
         inbox = self._client.new_inbox()
+        deadline = asyncio.get_running_loop().time() + _TWINS_WITHIN_S
         try:
             subscription = await self._client.subscribe(
                 inbox, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
             )
             try:
-                sequence, left = await self._page_of_twins(subscription, inbox, 1, found)
+                sequence, left = await self._page_of_twins(subscription, inbox, 1, found, deadline)
                 pages = (left or 0) // _TWINS_A_PAGE + _PAGES_CHASED
                 while left is not None and pages > 0:
-                    sequence, left = await self._page_of_twins(subscription, inbox, sequence + 1, found)
+                    sequence, left = await self._page_of_twins(subscription, inbox, sequence + 1, found, deadline)
                     pages -= 1
             finally:
                 await subscription.unsubscribe()
@@ -369,7 +384,7 @@ class Bus:
         return found
 
     async def _page_of_twins(
-        self, subscription: Subscription, inbox: str, sequence: int, found: dict[int, bytes]
+        self, subscription: Subscription, inbox: str, sequence: int, found: dict[int, bytes], deadline: float
     ) -> tuple[int, int | None]:
         """Read some twins from `sequence` on; return the last one's sequence, and how many are left (None: none).
 
@@ -379,6 +394,8 @@ class Bus:
         asked = {"seq": sequence, "next_by_subj": TWINS_SUBJECT + ">", "batch": _TWINS_A_PAGE}
         await self._client.publish(f"$JS.API.DIRECT.GET.{TWINS}", json.dumps(asked).encode(), reply=inbox)
         while True:
+            if asyncio.get_running_loop().time() > deadline:
+                raise nats.errors.TimeoutError
             message = await subscription.next_msg(timeout=5)
             headers = message.headers or {}
             status = headers.get("Status")
@@ -391,21 +408,30 @@ class Bus:
             if status is not None:
                 raise nats.errors.Error(f"status {status}")  # among them 503: there is no such stream
             sequence = int(headers["Nats-Sequence"])
-            found[int(headers["Nats-Subject"].rsplit(".", 1)[1])] = message.data
+            patient = headers["Nats-Subject"].removeprefix(TWINS_SUBJECT)
+            if patient.isascii() and patient.isdigit():
+                found[int(patient)] = message.data
+            else:
+                self._link.drop(headers["Nats-Subject"])
 
     async def follow(self) -> AsyncIterator[Publication]:
-        """Yield every snapshot published from now on, of all wards."""
-        arrived: asyncio.Queue[bytes] = asyncio.Queue()
+        """Yield every snapshot published from now on, of all wards; what is none is dropped and counted."""
+        arrived: asyncio.Queue[Publication] = asyncio.Queue()
 
         async def on_message(message: Msg) -> None:
-            arrived.put_nowait(message.data)
+            try:
+                if not message.subject.startswith(f"{SNAPSHOTS}."):
+                    raise msgspec.DecodeError
+                arrived.put_nowait(_PUBLICATION.decode(message.data))
+            except msgspec.MsgspecError:
+                self._link.drop(message.subject)
 
         subscription = await self._client.subscribe(
             SNAPSHOTS + ".>", cb=on_message, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
         )
         try:
             while True:
-                yield _PUBLICATION.decode(await arrived.get())
+                yield await arrived.get()
         finally:
             with suppress(*AWAY):
                 await subscription.unsubscribe()

@@ -67,6 +67,7 @@ class Inbox:
         self._tick: Tick | None = None
         self.wake = asyncio.Event()
         self.is_bus_new = False
+        self.undecodable = 0
 
     def note_reconnection(self) -> None:
         """Note that nats-server was away: what it held in memory may be gone."""
@@ -74,8 +75,12 @@ class Inbox:
         self.wake.set()
 
     def put(self, data: bytes) -> None:
-        """Take one message of EVENTS."""
-        event = _EVENT.decode(data)
+        """Take one message of EVENTS; what is none is dropped and counted: a batch that is missed is in the log."""
+        try:
+            event = _EVENT.decode(data)
+        except msgspec.MsgspecError:
+            self.undecodable += 1
+            return
         if isinstance(event, Tick):
             self._tick = event
         elif event.partition in self._partitions:
@@ -116,6 +121,7 @@ async def run(
             "snapshots": current.snapshots,
             "cycles": current.cycles,
             "log_time_us": current.log_time_us,
+            "undecodable": inbox.undecodable + bus.dropped,
             **latencies.detail(),
         }
 

@@ -84,6 +84,7 @@ async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> No
             "not_accepted": current.not_accepted,
             "missing_packs": current.missing_packs,
             "log_time_us": current.log_time_us,
+            "undecodable": bus.dropped,
         }
 
     reporter = asyncio.create_task(

@@ -64,7 +64,7 @@ create index patient_merged_into on patient (merged_into) where merged_into is n
 
 -- W: sessions
 -- A browser's cookie holds a secret; here is its SHA-256. Tokens are sealed under a key made from the secret, so that
--- this table alone lets nobody be anybody.
+-- reading this table lets nobody be anybody. Writing it neither: each row carries a code under a key that is not here.
 create table web_session (
     secret_hash bytea primary key check (length(secret_hash) = 32),
     name text not null,
@@ -76,7 +76,8 @@ create table web_session (
     opened_at_us bigint not null,
     seen_at_us bigint not null,
     refresh_at_us bigint not null,
-    expires_at_us bigint not null check (expires_at_us > opened_at_us)
+    expires_at_us bigint not null check (expires_at_us > opened_at_us),
+    mac bytea not null                             -- HMAC-SHA-256 of the clinic over who, until when and by what secret
 );
 create index web_session_by_person on web_session (issuer, subject);
 create index web_session_by_sid on web_session (issuer, sid) where sid <> '';

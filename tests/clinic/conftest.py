@@ -163,6 +163,7 @@ class FakeLive:
 
     def __init__(self) -> None:
         self.is_connected = True
+        self.dropped = 0
         self.latest: dict[int, bytes] = {}
         self._followers: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[Publication | None]]] = []
 

@@ -146,6 +146,7 @@ class House:
         self.readers = readers
         self.keys = keys
         self.url = url
+        self.failures: list[BaseException] = []  # what the process would stop for
         self._clients: list[httpx.AsyncClient] = []
 
     @property
@@ -214,15 +215,18 @@ async def open_house(
     pool = Pool(opened, 2)
     verifier = TokenVerifier(ISSUER, AUDIENCE, keys, wall_clock, ClaimMap.of(settings))
     identity = Identity(
-        StoredSessions(settings, pool, wall_clock), Cookie("vigil_session", is_secure=False), provider,
+        StoredSessions(settings, pool, wall_clock, bytes(32)), Cookie("vigil_session", is_secure=False), provider,
         provider.verifier() if provider else verifier, FailureLog(auditor, wall_clock),
     )  # fmt: skip
     pending = PendingCookie(Cookie("vigil_sign_in", is_secure=False), bytes(32))
     access = Access(identity, gate, pending, wall_clock, public_url)
+    failures: list[BaseException] = []
     app = build_app(
-        settings, readers, live, access, clock, templates=templates, paint_interval_s=0.01, pulse_s=0.1, recheck_s=0.2
-    )
+        settings, readers, live, access, clock, templates=templates, paint_interval_s=0.01, pulse_s=0.1, recheck_s=0.2,
+        on_failure=failures.append,
+    )  # fmt: skip
     house = House(app, access, pool, live, readers, keys, url)
+    house.failures = failures
     try:
         async with app.router.lifespan_context(app):
             yield house

@@ -268,30 +268,44 @@ async def test_each_decision_leaves_exactly_one_event(house) -> None:
         assert entry.session
 
 
-async def test_a_view_opened_is_one_event_whatever_its_page_asks_for_later(house) -> None:
+async def test_a_page_opened_again_is_another_event(house) -> None:
     client = await house.as_("nurse")
-    page = (await client.get("/patients/7")).text
-    view = re.findall(r"view=([0-9a-f.]+)", page)[0]
-    for path in ("/api/patients/7", "/fhir/Patient/7", "/api/patients/7/snapshot"):
-        assert (await client.get(f"{path}?view={view}")).status_code == 200
-        assert (await client.get(path, headers={"x-vigil-view": view})).status_code == 200
-    assert len(await house.audit()) == 1
-    await client.get("/patients/7")  # opened again
-    assert len(await house.audit()) == 2
+    for count in (1, 2):
+        await client.get("/patients/7")
+        assert len(await house.audit()) == count
+
+
+async def test_the_view_of_a_page_hides_no_look_through_another_door(house) -> None:
+    client = await house.as_("nurse")
+    view = re.findall(r"view=([0-9a-f.]+)", (await client.get("/patients/7")).text)[0]
+    looks = 1
+    for path in ("/api/patients/7", "/fhir/Patient/7", "/api/patients/7/snapshot", "/fhir/Patient/7/$twin-snapshot"):
+        for address, headers in ((f"{path}?view={view}", {}), (path, {"x-vigil-view": view})):
+            assert (await client.get(address, headers=headers)).status_code == 200, path
+            looks += 1
+            events = await house.audit()
+            assert len(events) == looks, path
+            assert events[-1].entry.view == ""
+
+
+STREAM = "/streams/patients/{}?hours=0"
+"""A stream, which a view stands for, that ends at once: its decision is taken all the same."""
 
 
 async def test_a_view_that_was_never_given_hides_no_look(house) -> None:
     client = await house.as_("nurse")
     for count, made_up in enumerate(["x", "x", "0123456789abcdef." + "0" * 32, "", "."] * 2, start=1):
-        await client.get(f"/api/patients/7?view={made_up}")
+        await client.get(f"{STREAM.format(7)}&view={made_up}")
         assert len(await house.audit()) == count
 
 
 async def test_a_view_of_one_patient_or_person_covers_no_other(house) -> None:
     first, second = await house.as_("nurse"), await house.as_("charge_nurse")
     view = re.findall(r"view=([0-9a-f.]+)", (await first.get("/patients/7")).text)[0]
-    await first.get(f"/api/patients/10?view={view}")
-    await second.get(f"/api/patients/7?view={view}")
+    await first.get(f"{STREAM.format(7)}&view={view}")
+    assert len(await house.audit()) == 1
+    await first.get(f"{STREAM.format(10)}&view={view}")
+    await second.get(f"{STREAM.format(7)}&view={view}")
     assert len(await house.audit()) == 3
 
 

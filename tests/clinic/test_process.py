@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from clinic.__main__ import _listen
+from clinic.assembly import session_key
 from clinic.sessions import SessionTokens, StoredSessions
 from governance.master_key import ensure_master
 from stores.database import connect
@@ -25,7 +26,9 @@ from twin import health
 from twin.bus import Bus
 from vocabulary.clock import SystemClock
 from vocabulary.errors import ConfigurationError
+from vocabulary.signing import SigningKey
 from vocabulary.snapshot import canonical_bytes
+from vocabulary.tls import Identity
 
 
 def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -60,7 +63,11 @@ async def test_a_snapshot_on_the_bus_is_on_the_page_of_who_may_see_it(
         "VIGIL_NATS_URL": nats_server.url(),
         "VIGIL_DATA_DIR": str(tmp_path),
         "VIGIL_CLINIC_PORT": "0",
+        "VIGIL_IDENTITY_DIR": str(tmp_path / "identity"),
     }
+    signer = SigningKey.generate()
+    (tmp_path / "identity").mkdir()
+    signer.save(Identity(tmp_path / "identity").ledger_key)
     first, later = wards.snapshot(7), wards.snapshot(10)
     await bus.publish_snapshots(
         [_with_bytes(wards.publication(one)) for one in (first, wards.snapshot(9, ward="MED-3"))]
@@ -69,7 +76,8 @@ async def test_a_snapshot_on_the_bus_is_on_the_page_of_who_may_see_it(
     process = _start(environment, log)
     try:
         address = await _ready(tmp_path, process)
-        cookie = await _session(seeded_url, clinic_settings, guarded.PEOPLE["nurse"])
+        cookie = await _session(seeded_url, clinic_settings, guarded.PEOPLE["nurse"], session_key(signer))
+        forged = await _session(seeded_url, clinic_settings, guarded.PEOPLE["nurse"], bytes(32))
         async with httpx.AsyncClient(base_url=address, timeout=5, cookies={"vigil_session": cookie}) as client:
             page = (await client.get("/")).text
             assert "bed-7" in page  # published before we came
@@ -85,6 +93,8 @@ async def test_a_snapshot_on_the_bus_is_on_the_page_of_who_may_see_it(
         async with httpx.AsyncClient(base_url=address, timeout=5) as nobody:
             assert (await nobody.get("/health")).status_code == 200
             assert (await nobody.get("/ready")).status_code == 401
+        async with httpx.AsyncClient(base_url=address, timeout=5, cookies={"vigil_session": forged}) as thief:
+            assert (await thief.get("/ready")).status_code == 401  # the table alone lets nobody in
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 15) == 0
     finally:
@@ -97,11 +107,11 @@ async def test_a_snapshot_on_the_bus_is_on_the_page_of_who_may_see_it(
     assert "Hansen" not in log.read_text()
 
 
-async def _session(url: str, settings: Any, principal: Any) -> str:
-    """Sign somebody in beside the process: sessions are rows, whoever opened them."""
+async def _session(url: str, settings: Any, principal: Any, key: bytes) -> str:
+    """Sign somebody in beside the process: sessions are rows, whoever opened them with the clinic's key."""
     pool = Pool(lambda: connect(url, application_name="test"), 1)
     try:
-        sessions = StoredSessions(settings, pool, SystemClock())
+        sessions = StoredSessions(settings, pool, SystemClock(), key)
         return (await sessions.open(principal, SessionTokens("id"), "", 0)).cookie
     finally:
         await pool.close()

@@ -46,7 +46,9 @@ async def test_no_asset_reaches_beyond_this_server(clinic) -> None:
     assert (await clinic.client.get("/static/../app.py")).status_code == 404
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "10.0.0.5", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "10.0.0.5", "127.0.0.1.evil.example", "testserver", ""]
+)
 async def test_a_foreign_host_is_refused(clinic, host: str) -> None:
     assert (await clinic.client.get("/api/ward", headers={"Host": host})).status_code == 421
 
@@ -92,3 +94,55 @@ async def test_no_patient_is_named_in_the_logs(clinic, wards, caplog) -> None:
     )
     assert "Hansen" not in said
     assert "SECRET-MRN" not in said
+
+
+async def _fence_out(house) -> None:
+    """Have another writer of the clinic's name take the next number."""
+    await house.execute(
+        "insert into audit_event (writer, seq, at, action, outcome, surface, verb, agent, previous_hash, hash) "
+        "select writer, seq + 1, now(), 'x', 'failed', 'x', 'x', 'x', hash, sha256(hash) from audit_event "
+        "where writer = 'clinic' order by seq desc limit 1"
+    )
+
+
+async def test_a_clinic_whose_audit_another_writes_says_so_and_stops(house) -> None:
+    client = await house.as_("nurse")
+    assert (await client.get("/api/patients/7")).status_code == 200
+    await _fence_out(house)
+    for path in ("/api/patients/7", "/patients/7", "/fhir/Patient/7", "/streams/patients/7"):
+        answer = await client.get(path)
+        assert answer.status_code == 503, path
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert {type(error).__name__ for error in house.failures} == {"FencedOutError"}
+    bearer = house.client(headers={"authorization": "Bearer x"})  # found out before any route is reached
+    assert (await bearer.get("/api/patients/7")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/api/patients/7", "application/json"),
+        ("/fhir/Patient/7", "application/fhir+json"),
+        ("/patients/7", "text/html; charset=utf-8"),
+        ("/streams/patients/7", "application/json"),
+    ],
+)
+async def test_a_defect_is_answered_in_the_words_of_who_asked_and_with_the_headers(
+    house, monkeypatch, path: str, media_type: str
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("Ingrid Hansen")
+
+    client = await house.as_("nurse", raises=False)
+    monkeypatch.setattr(house.app.state.context.gate.auditor, "record", broken)
+    answer = await client.get(path)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "Hansen" not in answer.text
+    assert house.failures == []  # one request's defect stops nobody else
+    strict = await house.as_("nurse")
+    with pytest.raises(ZeroDivisionError):  # and it is not swallowed: the server logs it
+        await strict.get(path)

@@ -15,8 +15,11 @@ from governance.daily_roots import FIRST, day_of, end_us
 from governance.inclusion import is_proven, prove
 from stores import merkle
 from stores.audit_log import AUDIT, AuditEntry, AuditWriter
+from stores.audit_log import content_of as audit_content
+from stores.chain import Chain
 from stores.database import connect, consistent_read, migrate, transaction
 from stores.ledger import LEDGER, Entry, LedgerWriter
+from stores.ledger import content_of as ledger_content
 from stores.ledger_verification import DatabaseRows
 from vocabulary.clock import ManualClock
 from vocabulary.errors import ConfigurationError
@@ -223,6 +226,77 @@ async def test_an_append_over_midnight_is_no_fault(site):
     assert [file.signed.signed.faults for file in site.roots()] == [[], []]
     assert (await site.judge()).is_whole
     assert (await site.judge(every_signature=True)).is_whole
+
+
+async def forge(site, table, writer: str, *contents) -> None:
+    """A superuser appends unsigned rows with fitting hashes."""
+    async with transaction(site.connection):
+        await site.connection.execute("set local session_replication_role = replica")
+        forger = Chain(table, writer)
+        await forger.open(site.connection)
+        await forger.append(site.connection, contents)
+
+
+async def test_rows_put_in_at_the_end_of_a_day_are_testified_to_and_found(site):
+    await site.write(event(START_US + 5))
+    await forge(site, AUDIT, "clinic", audit_content(event(START_US + 6)), audit_content(event(START_US + 7)))
+    site.at_day(1)
+    async with transaction(site.connection):
+        await site.clinic.open(site.connection)
+    await site.write(event(START_US + DAY_US), event(START_US + DAY_US + 1))
+    await site.sign()
+    assert site.roots()[0].signed.signed.faults == ["audit_event clinic rows 2 to 3: unvouched"]
+    finding = await site.judge()
+    assert [(fault.kind, fault.first, fault.last) for fault in finding.tables[0].faults] == [("unvouched", 2, 3)]
+
+
+async def test_a_chain_invented_after_the_first_start_is_never_whole(site):
+    await site.sign()  # the first look pins what there is: nothing
+    before_us = START_US - 30 * DAY_US
+    await forge(site, AUDIT, "clinic-b", *(audit_content(event(before_us, number)) for number in range(3)))
+    await site.write(event(START_US + 5))
+    for _ in range(2):
+        finding = await site.judge()
+        found = [(fault.writer, fault.kind, fault.first, fault.last) for fault in finding.tables[0].faults]
+        assert found == [("clinic-b", "unvouched", 1, 3)]
+        site.at_day(1)
+        await site.sign()
+    assert ["audit_event clinic-b rows 1 to 3: unvouched"] in [file.signed.signed.faults for file in site.roots()]
+
+
+async def test_unsigned_rows_of_old_are_believed_up_to_where_they_were_pinned(database_url, tmp_path):
+    await migrate(database_url)
+    connection = await connect(database_url, application_name="test notary")
+    old = LedgerWriter("engine-00")
+    async with transaction(connection):
+        await old.open(connection)
+        await old.append(connection, [entry(START_US - DAY_US * 3 + number * DAY_US) for number in range(3)])
+    settings = Settings(data_dir=tmp_path / "data", site="st-anna")
+    await notary.pin_unsigned_ends(connection, settings)
+    await connection.rollback()
+    site = Site(connection, settings)
+    await site.open()
+    await site.write(event(START_US), entry(START_US), entry(START_US + 1))
+    assert (await site.judge()).is_whole
+    site.at_day(1)
+    assert len(await site.sign()) == 4
+    assert [file.signed.signed.faults for file in site.roots()] == [[]] * 4
+    assert (await site.judge()).is_whole
+    assert (await site.judge(every_signature=True)).is_whole
+    assert (await exported(site, tmp_path / "export")).is_whole
+    await forge(site, LEDGER, "engine-01", ledger_content(entry(START_US - DAY_US)))
+    await notary.pin_unsigned_ends(connection, settings)
+    await connection.rollback()
+    assert [fault.writer for fault in (await site.judge()).tables[1].faults] == ["engine-01"]
+    await connection.close()
+
+
+async def test_a_house_that_has_keys_already_pins_only_rows_older_than_they(site):
+    await forge(site, LEDGER, "engine-32", ledger_content(entry(START_US - 5)), ledger_content(entry(START_US + 5)))
+    await forge(site, LEDGER, "nobody", ledger_content(entry(START_US - 5)))
+    await site.sign()
+    found = [(fault.writer, fault.first, fault.last) for fault in (await site.judge()).tables[1].faults]
+    assert found == [("engine-32", 2, 2), ("nobody", 1, 1)]
 
 
 async def test_the_notary_testifies_to_what_was_broken_already_when_it_signed(three_days):

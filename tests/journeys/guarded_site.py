@@ -304,7 +304,7 @@ async def open_site(
     async with issuer.http() as http:
         provider = Provider(settings, http, wall)
         identity = Identity(
-            StoredSessions(settings, pool, wall), Cookie("vigil_session", is_secure=False), provider,
+            StoredSessions(settings, pool, wall, bytes(32)), Cookie("vigil_session", is_secure=False), provider,
             provider.verifier(), FailureLog(auditor, wall),
         )  # fmt: skip
         pending = PendingCookie(Cookie("vigil_sign_in", is_secure=False), bytes(32))

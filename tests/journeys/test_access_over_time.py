@@ -68,15 +68,9 @@ def said(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
 # Views ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_its_stream_and_its_polls_are_one_event(site: Any) -> None:
+async def test_a_page_and_its_stream_are_one_event(site: Any) -> None:
     session = await site.session(NURSE)
     view = await opened_page(site, session, PLAIN)
-    for _ in range(3):
-        for path in (f"/api/patients/{PLAIN.number}", f"/fhir/Patient/{PLAIN.number}",
-                     f"/api/patients/{PLAIN.number}/snapshot"):  # fmt: skip
-            assert (await site.ask("GET", f"{path}?view={view}", site.browser(session))).status == 200
-            headers = site.browser(session, **{"x-vigil-view": view})
-            assert (await site.ask("GET", path, headers)).status == 200
     stream = await site.stream(f"/streams/patients/{PLAIN.number}?view={view}", site.browser(session))
     await stream.event("parts")
     for _ in range(4):  # asked about again several times
@@ -85,6 +79,21 @@ async def test_a_page_its_stream_and_its_polls_are_one_event(site: Any) -> None:
         await asyncio.sleep(0.25)
     (event,) = await site.audit()
     assert (event["outcome"], event["patient_id"], event["view"]) == ("permitted", PLAIN.number, view)
+
+
+async def test_the_view_of_a_page_hides_no_look_through_another_door(site: Any) -> None:
+    session = await site.session(NURSE)
+    view = await opened_page(site, session, PLAIN)
+    for count, path in enumerate(
+        (f"/api/patients/{PLAIN.number}", f"/api/patients/{PLAIN.number}/snapshot", f"/fhir/Patient/{PLAIN.number}",
+         f"/fhir/Patient/{PLAIN.number}/$twin-snapshot"), start=1,
+    ):  # fmt: skip
+        assert (await site.ask("GET", f"{path}?view={view}", site.browser(session))).status == 200
+        headers = site.browser(session, **{"x-vigil-view": view})
+        assert (await site.ask("GET", path, headers)).status == 200
+        events = await site.audit()
+        assert len(events) == 1 + 2 * count, path
+        assert {event["view"] for event in events[1:]} == {""}
 
 
 async def test_a_board_with_its_stream_is_one_event(site: Any) -> None:
@@ -97,13 +106,18 @@ async def test_a_board_with_its_stream_is_one_event(site: Any) -> None:
     assert said(await site.audit()) == [("permitted", "board")]
 
 
+def stream_asked_for(patient: Any, view: str) -> str:
+    """Return the address of a stream, which a view stands for, that ends at once, but not before its decision."""
+    return f"/streams/patients/{patient.number}?hours=0&view={view}"
+
+
 MADE_UP = ("x", "0123456789abcdef." + "0" * 32, "a.b", "%00", "..", "0" * 500)
 
 
 async def test_a_view_somebody_made_up_hides_no_look(site: Any) -> None:
     session = await site.session(NURSE)
     for count, view in enumerate(MADE_UP * 2, start=1):
-        await site.ask("GET", f"/api/patients/{PLAIN.number}?view={view}", site.browser(session))
+        await site.ask("GET", stream_asked_for(PLAIN, view), site.browser(session))
         assert len(await site.audit()) == count, view
 
 
@@ -112,12 +126,15 @@ async def test_a_view_covers_no_other_patient_purpose_person_or_session(site: An
     view = await opened_page(site, session, PLAIN)
     again = await site.session(NURSE)
     other = await site.session(house.Person("olga", ("nurse",), (house.WARD,)))
+    plain = stream_asked_for(PLAIN, view)
+    await site.ask("GET", plain, site.browser(session))
+    assert len(await site.audit()) == 1  # the one it was given for
     asked = [
-        (f"/api/patients/{SHARED.number}?view={view}", site.browser(session)),
-        (f"/api/patients/{PLAIN.number}?view={view}", site.browser(again)),
-        (f"/api/patients/{PLAIN.number}?view={view}", site.browser(other)),
-        (f"/api/patients/{PLAIN.number}?view={view}", site.browser(session, **{"x-purpose-of-use": "HQUALIMP"})),
-        (f"/api/patients/{PLAIN.number}?view={view}", site.headers(NURSE)),
+        (stream_asked_for(SHARED, view), site.browser(session)),
+        (plain, site.browser(again)),
+        (plain, site.browser(other)),
+        (plain, site.browser(session, **{"x-purpose-of-use": "HQUALIMP"})),
+        (plain, site.headers(NURSE)),
     ]
     for count, (path, headers) in enumerate(asked, start=2):
         await site.ask("GET", path, headers)

@@ -3,7 +3,7 @@
 Here: schemathesis over every operation of the description, with credentials and without; every route is described;
 other methods; the headers of every answer.
 Not here: who may see what (test_access_matrix), odd requests (test_http_requests), tokens (test_token_attacks), the
-server (served_site).
+server (site_server).
 Source: OpenAPI 3.1; RFC 9110.
 """
 
@@ -43,7 +43,7 @@ def _site() -> ModuleType:
 
 
 house = _site()
-there = house.beside("served_site")
+there = house.beside("site_server")
 template, served, client = house.template, there.served, there.client
 PLAIN, FAR, Served = there.PLAIN, there.FAR, there.Served
 names_a_patient = there.names_a_patient

@@ -1,7 +1,7 @@
 """Requests that are not as they should be: odd addresses, foreign hosts, odd credentials, forged forms, bad framing.
 
 Here: bytes over a real socket to a clinic in which everything that decides is real.
-Not here: what the description promises (test_http_conformance), tokens (test_token_attacks), the server (served_site).
+Not here: what the description promises (test_http_conformance), tokens (test_token_attacks), the server (site_server).
 Source: RFC 9110; RFC 9112 sections 3.2 and 11 (Host, request smuggling); OWASP, DNS rebinding and CSRF prevention.
 """
 
@@ -31,7 +31,7 @@ def _site() -> ModuleType:
 
 
 house = _site()
-there = house.beside("served_site")
+there = house.beside("site_server")
 template, served, client = house.template, there.served, there.client
 PLAIN, FAR, Served = there.PLAIN, there.FAR, there.Served
 names_a_patient = there.names_a_patient

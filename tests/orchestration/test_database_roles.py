@@ -12,6 +12,7 @@ import pytest
 
 from orchestration import database_roles
 from orchestration.database_roles import Proof
+from orchestration.embedded import EmbeddedPostgres, free_port
 from stores.roles import ROLES
 from vocabulary.errors import ConfigurationError
 
@@ -49,6 +50,15 @@ def test_a_database_beyond_this_machine_that_could_be_anybody_is_refused(url):
     with pytest.raises(ConfigurationError) as told:
         database_roles.require_checked(url)
     assert "hush" not in str(told.value)
+
+
+@pytest.fixture(scope="module")
+def postgres_server(server_folder):
+    """A server of its own: roles are the whole server's, and other tests' databases would depend on them."""
+    server = EmbeddedPostgres(server_folder / "roles", free_port(), fsync=False)
+    server.start()
+    yield server
+    server.stop("immediate")
 
 
 @pytest.fixture

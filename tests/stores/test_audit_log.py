@@ -77,8 +77,10 @@ async def test_hash_link_and_signature_are_what_the_documentation_says(connectio
         if signature is None:
             previous = digest
         else:
-            assert key.verifying.is_valid(signature, b"vigil.chain.signature.1\n" + digest)
-            assert signed_message(digest) == b"vigil.chain.signature.1\n" + digest
+            first = {1: 1, 3: 2}[number]
+            message = b"vigil.chain.signature.2\n" + first.to_bytes(8, "big") + digest
+            assert key.verifying.is_valid(signature, message)
+            assert signed_message(digest, first) == message
             assert key_id == key.key_id
             previous = hashlib.sha256(b"vigil.chain.link.1\n" + digest + signature + key_id.encode()).digest()
             assert previous == link_of(digest, signature, key_id)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from stores import audit_log, ledger
 from stores.audit_log import AUDIT, AuditEntry, AuditWriter
-from stores.chain import GENESIS, Head, link_of, signed_message
+from stores.chain import GENESIS, ChainTable, Content, Head, link_of, old_signed_message, signed_message
 from stores.chain_heads import HeadFile
 from stores.chain_verification import Fault, Row, WriterKeys
-from stores.database import Connection, transaction
+from stores.database import Connection, to_timestamp, transaction
 from stores.ledger import LEDGER, Entry, LedgerWriter
 from stores.ledger_verification import DatabaseRows, Evidence, judge, missing_guards
+from vocabulary.errors import UnavailableError
 from vocabulary.signing import SigningKey
 
 NOW_US = 1_760_000_000_123_457
@@ -38,7 +41,7 @@ class House(NamedTuple):
             if kept.table == table:
                 link = link_of(kept.hash, kept.signature_bytes, kept.key_id)
                 anchors.setdefault(kept.writer, {})[kept.seq] = link
-        return Evidence(anchors, {}, frozenset(NAMES[table]), self.known)
+        return Evidence(anchors, keys=self.known)
 
     def known(self, writer: str) -> WriterKeys:
         key = self.keys.get(writer)
@@ -170,9 +173,10 @@ async def edit_and_remake(
     previous = rows[0].previous
     for row in rows:
         digest = TABLES[chain[0]].row_hash(previous, row.content)
+        begin = house.append_of(chain, row.seq)[0]
         signature, key_id = row.signature, row.key_id
         if key is not None and signature is not None:
-            signature = key.sign(signed_message(digest))
+            signature = key.sign(signed_message(digest, begin))
             key_id = key.key_id if rng.random() < 0.5 else key_id
         await house.connection.execute(
             f"update {chain[0]} set previous_hash = %s, hash = %s, signature = %s, key_id = %s "
@@ -249,7 +253,7 @@ async def forge_at_end(house: House, rng: random.Random, chain: Chain) -> Tamper
     digest = TABLES[chain[0]].row_hash(previous, content)
     key = SigningKey.generate()
     signature, key_id = rng.choice(
-        [(None, None), (key.sign(signed_message(digest)), key.key_id), (last.signature, last.key_id)]
+        [(None, None), (key.sign(signed_message(digest, seq)), key.key_id), (last.signature, last.key_id)]
     )
     await insert_copy(
         house, chain, last.seq,
@@ -292,7 +296,7 @@ async def edit_signature(house: House, rng: random.Random, chain: Chain) -> Tamp
         ("signature = %s", (row.signature[:-1] + bytes([row.signature[-1] ^ 1]),)),
         ("signature = %s", (bytes(64),)),
         ("key_id = %s", ("0" * 16,)),
-        ("signature = %s, key_id = %s", (SigningKey.generate().sign(signed_message(row.hash)), "ab" * 8)),
+        ("signature = %s, key_id = %s", (SigningKey.generate().sign(signed_message(row.hash, seq)), "ab" * 8)),
     ]
     change, values = rng.choice(changes)
     await house.connection.execute(
@@ -312,9 +316,59 @@ async def sign_another(house: House, rng: random.Random, chain: Chain) -> Tamper
     return Tampering({(*chain, seq)}, around(house, chain, seq))
 
 
+async def forge_rows(house: House, table: ChainTable, writer: str, after: Head, contents: list[Content]) -> None:
+    """Append unsigned rows with fitting hashes by plain SQL."""
+    head = after
+    names = ", ".join([*table.names, "previous_hash", "hash"])
+    places = ", ".join(["%s"] * (len(table.names) + 2))
+    for content in contents:
+        seq = head.seq + 1
+        digest = table.row_hash(head.link, (writer, seq, content.at_us, *content.rest))
+        await house.connection.execute(
+            f"insert into {table.name} ({names}) values ({places})",
+            (writer, seq, to_timestamp(content.at_us), *content.rest, head.link, digest),
+        )
+        head = Head(writer, seq, digest)
+
+
+def contents_of(table: ChainTable, numbers: list[int]) -> list[Content]:
+    if table is AUDIT:
+        return [audit_log.content_of(event(number)) for number in numbers]
+    return [ledger.content_of(entry(number)) for number in numbers]
+
+
+async def end_of(house: House, chain: Chain) -> Head:
+    last = (await stored(house, chain, house.size(chain)))[0]
+    return Head(chain[1], last.seq, last.hash, last.signature, last.key_id)
+
+
+async def insert_and_go_on(house: House, rng: random.Random, chain: Chain) -> Tampering:
+    """Forged rows at the end; the writer comes back, goes on behind them, and signs."""
+    table = TABLES[chain[0]]
+    size, count = house.size(chain), rng.randint(1, 4)
+    numbers = [rng.choice([-1_000, 800]) for _ in range(count)]
+    await forge_rows(house, table, chain[1], await end_of(house, chain), contents_of(table, numbers))
+    make = AuditWriter if table is AUDIT else LedgerWriter
+    again = make(chain[1], house.keys[chain[1]], HeadFile(house.heads.folder.with_name(f"other-{rng.random()}")))
+    await again.open(house.connection)
+    await again.chain.append(house.connection, contents_of(table, list(range(900, 900 + rng.randint(1, 4)))))
+    again.committed()
+    return Tampering({(*chain, size + n) for n in range(1, count + 1)}, {chain: (size + 1, size + count)})
+
+
+async def invented_chain(house: House, rng: random.Random, chain: Chain) -> Tampering:
+    """A whole chain of a process that is known, unsigned, dated before its key."""
+    table = TABLES[chain[0]]
+    writer, count = f"{chain[1]}-b", rng.randint(1, 4)
+    house.keys[writer] = house.keys[chain[1]]
+    await forge_rows(house, table, writer, Head(writer, 0, GENESIS), contents_of(table, [-1_000] * count))
+    return Tampering({(table.name, writer, n) for n in range(1, count + 1)}, {(table.name, writer): (1, count)})
+
+
 KINDS: list[Callable[[House, random.Random, Chain], Awaitable[Tampering]]] = [
     edit, edit_and_hash, edit_and_remake, edit_and_sign, delete, renumber, swap, truncate, drop, forge_at_end,
     copy_from_another, new_chain, edit_signature, sign_another,
+    insert_and_go_on, invented_chain,
 ]  # fmt: skip
 TAMPERINGS = 100
 
@@ -421,7 +475,8 @@ async def test_a_chain_that_began_without_keys_stays_valid(connection):
     known = WriterKeys({key.key_id: key.verifying}, NOW_US + 100)
 
     async def faults() -> list[Fault]:
-        return (await judge(DatabaseRows(connection), LEDGER, Evidence({}, keys=lambda _: known))).faults
+        evidence = Evidence({}, legacy={"engine-07": 2}, keys=lambda _: known)
+        return (await judge(DatabaseRows(connection), LEDGER, evidence)).faults
 
     assert await faults() == [], "registered, and not started yet"
     signing = LedgerWriter("engine-07", key)
@@ -438,7 +493,85 @@ async def test_a_chain_that_began_without_keys_stays_valid(connection):
     await connection.rollback()
     await connection.execute("set session_replication_role = replica")
     await connection.execute("update ledger_entry set signature = null, key_id = null where seq = 4")
-    assert [(fault.kind, fault.first, fault.last) for fault in await faults()] == [("unvouched", 1, 4)]
+    assert [(fault.kind, fault.first, fault.last) for fault in await faults()] == [("unvouched", 3, 4)]
+    await connection.rollback()
+    for pinned, expected in ((1, (2, 2)), (0, (1, 2)), (4, None)):
+        evidence = Evidence({}, legacy={"engine-07": pinned}, keys=lambda _: known)
+        found = (await judge(DatabaseRows(connection), LEDGER, evidence)).faults
+        assert [(fault.kind, fault.first, fault.last) for fault in found] == (
+            [] if expected is None else [("unvouched", *expected)]
+        )
+
+
+async def test_signatures_from_before_they_said_where_an_append_begins_stay_valid(house, monkeypatch):
+    key = SigningKey.generate()
+    house.keys["engine-01"] = key
+    writer = LedgerWriter("engine-01", key)
+    await writer.open(house.connection)
+    with monkeypatch.context() as patch:
+        patch.setattr("stores.chain.signed_message", lambda row_hash, _: old_signed_message(row_hash))
+        for _ in range(2):
+            await writer.append(house.connection, [entry(1), entry(2)])
+    await writer.append(house.connection, [entry(3), entry(4)])
+    writer.committed()
+    assert await house.faults() == []
+    await forge_rows(house, LEDGER, "engine-01", await end_at(house, 6), contents_of(LEDGER, [7, 8]))
+    again = LedgerWriter("engine-01", key)
+    await again.open(house.connection)
+    await again.append(house.connection, [entry(9)])
+    assert [(fault.kind, fault.first, fault.last) for fault in await house.faults()] == [("unvouched", 7, 8)]
+
+
+async def end_at(house: House, seq: int) -> Head:
+    row = (await stored(house, ("ledger_entry", "engine-01"), seq))[0]
+    return Head("engine-01", seq, row.hash, row.signature, row.key_id)
+
+
+async def test_a_writer_that_goes_on_behind_foreign_rows_logs_an_error(house, caplog):
+    chain = ("audit_event", "operator")
+    shared = AuditWriter("operator", house.keys["operator"], house.heads, is_shared=True)
+    await shared.open(house.connection)
+    await shared.append(house.connection, [event(900)])
+    shared.committed()
+    assert caplog.records == []
+    house.appends[chain].append((house.size(chain) + 1, house.size(chain) + 1))
+    await forge_rows(house, AUDIT, "operator", await end_of(house, chain), contents_of(AUDIT, [901]))
+    await shared.append(house.connection, [event(902)])
+    shared.committed()
+    ((_, level, message),) = caplog.record_tuples
+    assert (level, message) == (logging.ERROR, "chain_end_is_foreign")
+    (fault,) = await house.faults()
+    assert (fault.kind, fault.first, fault.last) == ("unvouched", house.size(chain) + 1, house.size(chain) + 1)
+    caplog.clear()
+    await AuditWriter("operator", house.keys["operator"]).open(house.connection)
+    await AuditWriter("clinic", house.keys["clinic"]).open(house.connection)
+    assert caplog.records == [], "without kept ends, their own signature tells it"
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "create rule quiet as on insert to audit_event where new.agent like '%mallory' do instead nothing",
+        """create function quiet() returns trigger language plpgsql as 'begin return null; end';
+        create trigger quiet before insert on audit_event for each row execute function quiet()""",
+    ],
+)
+async def test_an_event_that_the_database_drops_is_not_written(connection, trap):
+    writer = AuditWriter("clinic", SigningKey.generate())
+    await writer.open(connection)
+    await connection.execute(trap)
+    with pytest.raises(UnavailableError, match=r"2 rows were to be written, PostgreSQL kept [01]"):
+        await writer.append(connection, [event(1), msgspec.structs.replace(event(2), agent="i|mallory")])
+    assert writer.chain.staged is None
+    (said,) = await missing_guards(connection)
+    assert said.startswith("audit_event: quiet (a ")
+    await connection.rollback()
+
+
+async def test_a_guard_that_fires_for_replicas_only_is_named(connection):
+    await connection.execute("alter table audit_event enable replica trigger audit_event_is_append_only")
+    assert await missing_guards(connection) == ["audit_event: audit_event_is_append_only"]
+    await connection.rollback()
 
 
 async def test_a_guard_that_was_disabled_is_named(connection):
