@@ -254,7 +254,7 @@ class Auditor:
             await self._unlink(is_hanging=not task.done())
             if loop.time() + pause_s >= deadline:
                 raise UnavailableError(
-                    f"The audit log cannot be written (PostgreSQL did not answer within {PATIENCE_S:g} s), so this is "
+                    f"The audit log cannot be written (PostgreSQL did not take it within {PATIENCE_S:g} s), so this is "
                     "refused. See `vigil status`."
                 )
             await asyncio.sleep(pause_s)

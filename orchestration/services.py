@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from governance import key_destruction, privacy
-from governance.notary import ensure_notary, register_key
+from governance.notary import ensure_notary, pin_unsigned_ends, register_key
 from orchestration import database_roles, demo_sign_in, doors, processes
 from orchestration.addresses import WILDCARDS, Servers, board_url, connected, embedded_servers, resolve, secret, today
 from orchestration.credentials import PROCESSES, SETUP, Identities, environment_of
@@ -209,10 +209,15 @@ def _scaled_time(settings: Settings) -> ScaledTime | None:
     return ScaledTime(settings.clock_origin_us, settings.clock_started_at_us, settings.clock_speed)
 
 
-async def _destroy_again(settings: Settings, owner: str) -> None:
-    """Destroy keys that a restored database brought back: as its owner, since no process of ours may."""
-    connection = await database.connect(owner, application_name="vigil keys")
+async def _settle_the_past(settings: Settings, owner: str) -> None:
+    """Do what needs the owner of the database, since no process of ours may.
+
+    Rows that were written before there were signatures are noted once, where the database's owner cannot reach; keys
+    that a restored database brought back are destroyed again.
+    """
+    connection = await database.connect(owner, application_name="vigil up")
     try:
+        await pin_unsigned_ends(connection, settings)
         await key_destruction.reconcile(connection, settings)
     finally:
         await connection.close()
@@ -240,7 +245,7 @@ def make_ready(settings: Settings, data_dir: DataDir, servers: Servers) -> None:
     clock = SystemClock()
     privacy.prepare(settings)
     ensure_notary(settings)
-    asyncio.run(_destroy_again(settings, owner))
+    asyncio.run(_settle_the_past(settings, owner))
     identities = Identities(data_dir, settings)
     for name in PROCESSES:
         # Whoever checks the chains believes a process by its public key, kept outside of the database.

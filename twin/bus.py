@@ -47,6 +47,7 @@ __all__ = ["Bus", "RawExtent", "RawMessage", "RawReader", "bus_context", "open_b
 _STREAM_FULL_CODES = {10077, 10047, 10023, 10122}  # max bytes, storage resources, insufficient resources, reserved
 _TWINS_A_PAGE = 1000
 _TWINS_WITHIN_S = 30.0  # wait_for may lose its cancellation to a message that is there (Python 3.11): counted here too
+_TAKEN_WITHIN_S = 30.0
 _PAGES_CHASED = 8  # under a load that never pauses, what is published meanwhile is not followed for ever
 _PUBLICATION = msgspec.msgpack.Decoder(Publication)
 
@@ -351,10 +352,12 @@ class Bus:
             UnavailableError: the server did not answer; publish again.
         """
         try:
-            for publication, encoded in publications:
-                await self._client.publish(f"{TWINS_SUBJECT}{publication.patient_id}", publication.body)
-                await self._client.publish(f"{SNAPSHOTS}.{subject_token(publication.ward)}", encoded)
-            await self._client.flush(timeout=5)
+            # flush limits its wait for the server, and not its wait for room in nats-py's own queue.
+            async with asyncio.timeout(_TAKEN_WITHIN_S):
+                for publication, encoded in publications:
+                    await self._client.publish(f"{TWINS_SUBJECT}{publication.patient_id}", publication.body)
+                    await self._client.publish(f"{SNAPSHOTS}.{subject_token(publication.ward)}", encoded)
+                await self._client.flush(timeout=5)
         except AWAY as error:
             raise UnavailableError(f"snapshots were not taken ({type(error).__name__})") from error
 

@@ -181,6 +181,33 @@ async def test_twins_published_while_they_are_read_are_all_found(bus, live_plane
         await asyncio.wait_for(publishing, 20)
 
 
+async def test_reading_every_twin_ends_in_its_time_though_messages_keep_coming(bus, live_plane, monkeypatch):
+    await bus.ensure_streams(8 * 1024 * 1024)
+    wanted = dict.fromkeys(range(1, 51), b"0")
+    await bus.publish_snapshots([snapshot(number, b"0") for number in wanted])
+    await live_plane.until(is_answered_with(bus, wanted), "everybody is there")
+    monkeypatch.setattr("twin.bus._TWINS_WITHIN_S", 0.5)
+
+    subscribe = bus._client.subscribe
+
+    async def subscribed(*arguments, **named):
+        made = await subscribe(*arguments, **named)
+        quick = made.next_msg
+
+        async def next_msg(timeout):
+            await asyncio.sleep(0.2)  # each within its own limit, all of them together far beyond
+            return await quick(timeout)
+
+        made.next_msg = next_msg
+        return made
+
+    monkeypatch.setattr(bus._client, "subscribe", subscribed)
+    started = time.monotonic()
+    with pytest.raises(UnavailableError):
+        await bus.snapshots()
+    assert time.monotonic() - started < 3
+
+
 async def test_twins_that_nobody_keeps_are_an_unavailable_bus_and_not_an_empty_ward(bus):
     with pytest.raises(UnavailableError):
         await bus.snapshots()
