@@ -84,6 +84,8 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
     for outcome in outcomes:
         mark = "[green]identical[/]" if outcome.is_same else "[red]DIFFERS[/]"
         fields = f"  in {', '.join(outcome.differences)}" if outcome.differences else ""
+        if outcome.differences and set(outcome.differences) == {"provenance"}:
+            fields += " alone: published by other software, whose lock file or code this is not"
         console.print(
             f"{outcome.snapshot_id}  {mark}  sha256 {outcome.published_digest[:16]}…{fields}", highlight=False
         )

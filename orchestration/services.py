@@ -217,7 +217,8 @@ async def _settle_the_past(settings: Settings, owner: str) -> None:
     """
     connection = await database.connect(owner, application_name="vigil up")
     try:
-        await pin_unsigned_ends(connection, settings)
+        async with database.transaction(connection):
+            await pin_unsigned_ends(connection, settings)
         await key_destruction.reconcile(connection, settings)
     finally:
         await connection.close()

@@ -116,6 +116,10 @@ class HeadFile:
             os.pwrite(handle, content.ljust(SECTOR_BYTES - 1) + b"\n", 0)
             if is_synced:
                 os.fsync(handle)
+        except OSError:
+            if os.fstat(handle).st_size == 0:  # a full disk: no end is kept, and an empty file would look like damage
+                path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(handle)
 
