@@ -300,7 +300,7 @@ class Entrance:
         return message_page(
             self._context, None, 503, "Nobody can sign in now",
             "The identity provider does not answer as it should. Who is signed in stays so. Whoever runs this system "
-            "finds the cause in the clinic's log (provider_failed) and in `vigil status`.",
+            "finds the cause in the clinic's log (provider_failed).",
             Place(SIGN_IN, "Try again"),
         )  # fmt: skip
 

@@ -77,6 +77,7 @@ class LiveTwins:
 
     def __init__(self) -> None:
         self.is_connected = True
+        self.dropped = 0
         self.latest = {one.number: canonical_bytes(twin_of(one)) for one in EVERYBODY}
         self._followers: set[asyncio.Queue[Publication]] = set()
 
