@@ -241,7 +241,8 @@ def demo(settings: Settings, plan: Plan, console: Console, errors: Console) -> b
                 watch = _Watch(plan, house.settings, hospital, stopping, progress, task)
                 results = asyncio.run(watch.run())
                 progress.update(task, visible=False)
-                is_whole = results.is_whole
+                # A demonstration that ends has waited until nothing was pending; one that goes on always has something.
+                is_whole = results.is_whole and (results.is_settled or not plan.is_left)
                 _report(plan, house, results, hospital, console, time.monotonic() - started_s)
                 if not plan.is_left:
                     progress.stop()

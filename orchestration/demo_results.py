@@ -58,6 +58,11 @@ class Results(NamedTuple):
         """Return whether nothing is missing from the books and twins were published."""
         return self.account.remainder == 0 and self.snapshots > 0
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether everything received has its outcome."""
+        return self.account.messages.pending == 0 and self.account.values.pending == 0
+
     def latency_s(self, quantile: float) -> float | None:
         """Return a quantile of the latency, nearest rank; None when nothing was measured."""
         if not self.latencies_s:

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from governance import key_backup, key_destruction, key_rotation
-from governance.access import Ask, Policy, Purpose, Surface, Verb, refused
+from governance.access import Ask, Purpose, Surface, Verb, refused
 from governance.gate import Gate
 from governance.key_backup import Check
 from governance.key_destruction import Proof, Standing
 from governance.master_key import Holder, open_holder, open_master
-from orchestration.operator_audit import operator, operator_auditor
-from orchestration.storage import connection, secret
+from orchestration.operator_audit import operator
+from orchestration.operator_gate import operator_gate
+from orchestration.storage import connection
 from stores import blob_keys, data_keys, database
 from stores.blobs import BlobStore
 from stores.data_keys import Census, MasterRow
@@ -52,25 +53,13 @@ class Status(NamedTuple):
 
 
 @asynccontextmanager
-async def _gate(settings: Settings) -> AsyncIterator[Gate]:
-    url = secret(settings.database_url)
-    async with operator_auditor(settings) as auditor:
-        connect = lambda: database.connect(url, application_name="vigil keys gate")  # noqa: E731
-        gate = Gate(Policy.load(), auditor, connect, SystemClock(), settings)
-        try:
-            yield gate
-        finally:
-            await gate.close()
-
-
-@asynccontextmanager
 async def _permitted(settings: Settings, verb: Verb, detail: str) -> AsyncIterator[tuple[Gate, Connection]]:
     """Ask for what changes or shows keys, and give a connection for it.
 
     Raises:
         RefusedError: the policy says no; recorded.
     """
-    async with _gate(settings) as gate, connection(settings, "keys") as connected:
+    async with operator_gate(settings) as gate, connection(settings, "keys") as connected:
         ask = Ask(surface=Surface.KEYS, verb=verb, purpose=Purpose.ADMINISTRATION)
         if not (await gate.ask(operator(), ask, detail=detail)).is_permitted:
             raise refused()
@@ -161,7 +150,7 @@ async def destroy_master(settings: Settings, master_key_id: str) -> str:
 
 async def destroy(settings: Settings, patient_id: int, *, by: str, reason: str, even_though_admitted: bool) -> Proof:
     """Destroy a person's keys, and with them everything they protect."""
-    async with _gate(settings) as gate, connection(settings, "keys destroy") as connected:
+    async with operator_gate(settings) as gate, connection(settings, "keys destroy") as connected:
         return await key_destruction.destroy(
             gate,
             operator(),
