@@ -115,8 +115,14 @@ async def test_an_answer_that_comes_after_it_was_given_up_does_not_end_the_readi
     await bus.ensure_streams(8 * 1024 * 1024)
     os.kill(nats_server.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(FlushTimeoutError):
-            await bus._client.flush(timeout=0.2)
+        is_given_up = False
+        for _ in range(50):  # its threads stop one after another: the first answers may still come
+            try:
+                await bus._client.flush(timeout=0.2)
+            except FlushTimeoutError:
+                is_given_up = True
+                break
+        assert is_given_up
     finally:
         os.kill(nats_server.process.pid, signal.SIGCONT)
     for _ in range(3):
