@@ -199,6 +199,16 @@ class Settings(BaseSettings):
         return self.data_dir / "keys"
 
     @property
+    def models_dir(self) -> Path:
+        """Return where models are kept, by digest."""
+        return self.data_dir / "models"
+
+    @property
+    def lake_dir(self) -> Path:
+        """Return where the lake is: Parquet in MEDS layout."""
+        return self.data_dir / "lake"
+
+    @property
     def anchors_dir(self) -> Path:
         """Return where signed roots and chain heads are kept, outside the database."""
         return self.data_dir / "anchors"

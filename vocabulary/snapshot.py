@@ -42,6 +42,35 @@ class Score(msgspec.Struct, frozen=True):
     statement: str = ""  # one sentence for a person, e.g. "NEWS2 of what was measured (5 of 7)"
 
 
+class RiskReason(msgspec.Struct, frozen=True):
+    """What moved one estimate, in clinical words: the summed exact SHAP values of a group of features."""
+
+    group: str  # key of the group, e.g. "kidney"
+    words: str  # for a person: "Kidney function (creatinine, urea, urine output)"
+    log_odds: float  # contribution; above zero raises the risk
+
+
+class RiskForecast(msgspec.Struct, frozen=True):
+    """What one approved model says about one patient at one moment, or why it does not."""
+
+    model: str  # "mortality"
+    version: int
+    title: str  # "Risk of dying in hospital"
+    outcome: str  # what is predicted, in full: "death before discharge from this hospital stay"
+    probability: float | None  # None where the model abstains
+    low: float | None  # interval of the estimate at `level`
+    high: float | None
+    level: float  # e.g. 0.8
+    hours_since_admission: float  # the moment of the estimate: everything charted up to its minute counts
+    is_high: bool  # at or above the protocol's attention threshold (and not clamped)
+    threshold: float | None  # that threshold
+    reasons: list[RiskReason]  # strongest first; empty where the model abstains
+    abstention: str  # a fixed word, "" when it speaks: "outside_window", "too_little_data", "stale_input", …
+    statement: str  # one sentence for a person; says the abstention's reason
+    is_synthetic: bool  # trained on synthetic patients: means nothing clinically
+    conditions: list[str]  # conditions and waivers people signed with its approval
+
+
 class FeedState(msgspec.Struct, frozen=True):
     """Whether what should be speaking about this patient is speaking."""
 
@@ -58,7 +87,8 @@ class Provenance(msgspec.Struct, frozen=True):
     lock_digest: str  # sha256 of requirements.lock, first 16 hex digits
     terminology_version: str
     protocols: dict[str, str]  # protocol name -> version and digest
-    model: str = ""  # name@version of the model that spoke; "" when none is approved
+    model: str = ""  # name@version and digest of the champion that was asked; "" when none is approved
+    serving: int = 0  # the serving row it was asked under (stores.serving); 0: none
 
 
 class TwinSnapshot(msgspec.Struct, frozen=True):
@@ -77,6 +107,7 @@ class TwinSnapshot(msgspec.Struct, frozen=True):
     feeds: list[FeedState]
     notices: list[str]  # e.g. "No approved model: NEWS2 is shown."
     provenance: Provenance
+    risks: list[RiskForecast] = msgspec.field(default_factory=list)  # champions only: a silent candidate has no card
 
 
 class SnapshotKey(NamedTuple):
