@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from governance.statements import ServingRow
 from vocabulary.records import ObservationStatus
 from vocabulary.snapshot import Publication, SnapshotKey
 
@@ -67,6 +68,18 @@ class ScorePoint(msgspec.Struct, frozen=True):
     total: float | None
     band: str = ""
     is_partial: bool = False
+
+
+class RiskPoint(msgspec.Struct, frozen=True):
+    """What the model in service said of a patient at one moment, as kept."""
+
+    at_us: int
+    through_minute: int  # of the stay
+    probability: float | None  # None where it abstained
+    low: float | None
+    high: float | None
+    is_high: bool
+    model_digest: str = ""  # SHA-256 of the version that said it, hexadecimal
 
 
 class KeptSnapshot(msgspec.Struct, frozen=True):
@@ -142,6 +155,14 @@ class Readers(Protocol):
         self, patient_ids: Collection[int], from_us: int, to_us: int
     ) -> dict[int, list[ScorePoint]]:
         """Return NEWS2 over time from kept snapshots, in time order."""
+        ...
+
+    async def risk_history(self, patient_id: int, encounter_id: int) -> list[RiskPoint]:
+        """Return what the models in service said over one stay, in time order."""
+        ...
+
+    async def serving_row(self, serving_id: int) -> ServingRow | None:
+        """Return the row of the record that says which model serves; None when there is no such row."""
         ...
 
     async def keep_shown(self, body: bytes) -> None:

@@ -21,12 +21,22 @@ def roster_path(settings: Settings) -> Path:
     return settings.roster or settings.data_dir / "roster.signed"
 
 
+def demonstration_root_path(settings: Settings) -> Path:
+    """Return where a demonstration keeps its root's public half: beside its data, which only a demonstration may."""
+    return settings.data_dir / "signers" / "root.public"
+
+
 def root_key(settings: Settings) -> VerifyingKey:
     """Return the root's public key.
 
     Raises:
         ConfigurationError: none is set, or it is no key.
     """
+    if settings.signer_root is None and settings.mode == "demo":
+        try:
+            return VerifyingKey.from_text(demonstration_root_path(settings).read_text().strip())
+        except OSError:
+            pass  # a demonstration without signers
     if settings.signer_root is None:
         raise ConfigurationError(
             "VIGIL_SIGNER_ROOT is not set, so nobody's signature counts. `vigil keys root` makes it and prints it."

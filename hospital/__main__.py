@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from hospital.issuer import serve as issuer
@@ -24,7 +25,7 @@ from hospital.load import run_load
 from hospital.outgoing import Timed
 from hospital.play import Progress, play
 from hospital.sender import Transcript
-from hospital.stays import STAY_MINUTES, messages, read_stays
+from hospital.stays import STAY_MINUTES, Record, messages, read_stays
 from hospital.ward import Ward
 from vocabulary.clock import ScaledClock
 from vocabulary.errors import ConfigurationError, VigilError
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     stays = commands.add_parser("stays", help="recorded stays of PhysioNet 2012")
     stays.add_argument("source", type=Path, help="set-a.tar.gz, a folder that holds it, or a folder of its .txt files")
     stays.add_argument("--limit", type=int, default=40, help="how many stays")
+    stays.add_argument("--only", type=Path, metavar="FILE", help="play these stays: their RecordIDs, one a line")
     stays.add_argument("--stagger", type=float, default=60.0, help="seconds between two admissions")
     for command in (ward, stays):
         command.add_argument("--adt", type=_address, required=True, metavar="HOST:PORT")
@@ -122,6 +124,13 @@ def _summary(transcript: Transcript, seconds: float) -> int:
     return 1 if transcript.unanswered() else 0
 
 
+def _stays(options: argparse.Namespace) -> list[Record]:
+    if options.only is None:
+        return list(read_stays(options.source, options.limit))
+    wanted = set(options.only.read_text().split())
+    return list(islice((stay for stay in read_stays(options.source) if stay.record_id in wanted), options.limit))
+
+
 async def _run(options: argparse.Namespace, tls: ssl.SSLContext | None) -> Transcript:
     if options.command == "load":
         report = await run_load(
@@ -133,7 +142,7 @@ async def _run(options: argparse.Namespace, tls: ssl.SSLContext | None) -> Trans
             tls=tls,
         )
         return report.transcript
-    records = [] if options.command == "ward" else list(read_stays(options.source, options.limit))
+    records = [] if options.command == "ward" else _stays(options)
     hours = (
         options.hours if options.command == "ward" else (STAY_MINUTES + 1) / 60 + len(records) * options.stagger / 3600
     )

@@ -63,6 +63,8 @@ def of_running(settings: Settings, data_dir: DataDir, state: RunState) -> Settin
     That is the process whose identity folder the settings name (Dagster), else the operator.
     """
     update: dict[str, object] = {"data_dir": data_dir.root}
+    if state.command == "demo":
+        update["mode"] = "demo"  # its signers' root lies beside its data, which is believed of a demonstration only
     if state.clock is not None:
         update |= {
             "clock_origin_us": state.clock.origin_us,

@@ -65,6 +65,17 @@ def _score(snapshot: TwinSnapshot) -> Text:
     return Text(f"{score.total:.0f} {score.band}{of}".rstrip(), _BAND_STYLES.get(score.band, ""))
 
 
+def _risk(snapshot: TwinSnapshot) -> Text:
+    """Return the champion's estimate with its interval, or a dash where it does not speak."""
+    said = next((risk for risk in snapshot.risks if risk.probability is not None), None)
+    if said is None or said.probability is None:
+        return Text("–", "dim")
+    text = Text(f"{said.probability:.0%}", "bold" if said.is_high else "")
+    if said.low is not None and said.high is not None:
+        text.append(f" {said.low * 100:.0f}–{said.high * 100:.0f}", "dim")
+    return text
+
+
 def ward_table(
     snapshots: Sequence[TwinSnapshot],
     names: Mapping[int, str],
@@ -82,7 +93,9 @@ def ward_table(
         limit: how many lines at most.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
-    for heading in ("bed", "patient", "NEWS2", *(heading for heading, _, _ in _COLUMNS), "notices"):
+    # A column for the risk only where an approved model was asked.
+    risk = ["risk"] if any(snapshot.risks for snapshot in snapshots) else []
+    for heading in ("bed", "patient", "NEWS2", *risk, *(heading for heading, _, _ in _COLUMNS), "notices"):
         table.add_column(heading, no_wrap=heading != "notices", overflow="fold")
     chosen = sorted(snapshots, key=_severity)
     for snapshot in chosen[:limit]:
@@ -98,7 +111,8 @@ def ward_table(
         notices = "; ".join([*gone, *silent])
         bed = beds.get(snapshot.patient_id, f"{snapshot.ward} / {snapshot.bed}")
         name = names.get(snapshot.patient_id, str(snapshot.patient_id))
-        table.add_row(bed, name, _score(snapshot), *cells, Text(notices, "dim"))
+        told = [_risk(snapshot)] if risk else []
+        table.add_row(bed, name, _score(snapshot), *told, *cells, Text(notices, "dim"))
     if len(chosen) > limit:
         table.caption = f"… and {len(chosen) - limit} more on the board"
     return table
