@@ -1,15 +1,17 @@
-"""Checks on the live plane that Dagster shows: red means that something vanished.
+"""Checks on the live plane that Dagster shows: red means that something vanished, or that people are told a falsehood.
 
-Here: `ledger_balances` on `twin/snapshots`.
-Not here: the sums (stores.ledger).
+Here: `ledger_balances` on `twin/snapshots`, `alias_agrees` on `twin/serving`.
+Not here: the sums (stores.ledger), the record (governance.serving), moving the alias (orchestration.reactions).
 """
 
 from __future__ import annotations
 
 import dagster as dg
 
+from assets.learning_plane import LearningPlane
 from assets.live_plane import LivePlane, ask
-from assets.twins import SNAPSHOTS
+from assets.serving import aliases, judge_record, read_record
+from assets.twins import SERVING, SNAPSHOTS
 from stores import ledger, partition_log
 from stores.database import Connection
 
@@ -42,4 +44,24 @@ def ledger_balances(live: dg.ResourceParam[LivePlane]) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = [ledger_balances]
+@dg.asset_check(
+    asset=SERVING,
+    description="The experiment tracker's alias `champion` names the model that serves: it is a projection, never the "
+    "truth, and red where somebody moved it by hand.",
+)
+def alias_agrees(live: dg.ResourceParam[LivePlane], learning: dg.ResourceParam[LearningPlane]) -> dg.AssetCheckResult:
+    """Compare the alias of every scope with the serving record."""
+    rows = read_record(live)
+    found = aliases(learning, rows, judge_record(learning, rows))
+    wrong = [one.scope for one in found if not one.agrees]
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"scopes": len(found), "differ": wrong},
+        description=f"The alias of {', '.join(wrong)} is not what serves; the job project_alias moves it back."
+        if wrong
+        else None,
+    )
+
+
+CHECKS = [ledger_balances, alias_agrees]

@@ -7,13 +7,20 @@ Not here: receiving anything (twin.ingress); Dagster never stands between a moni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import dagster as dg
 
+from assets.learning_plane import OWNERS
 from assets.live_plane import LivePlane, ask
 from stores import feeds
 
 LAYER = "source"
+LIVE_GROUP = "live"
+"""The live plane's own inputs stand apart in the graph: learning begins with recorded stays."""
+OBSERVED_EVERY = timedelta(minutes=5)
+"""The schedule `observe_live` looks this often; an observation three times as old says that nobody looks."""
+FRESH = dg.FreshnessPolicy.time_window(fail_window=3 * OBSERVED_EVERY, warn_window=2 * OBSERVED_EVERY)
 
 
 def build_sources(feed_names: Sequence[str]) -> list[dg.AssetsDefinition]:
@@ -28,7 +35,16 @@ def _source(feed_name: str) -> dg.AssetsDefinition:
     # Not observable_source_asset: inside Dagster that one calls what Dagster itself deprecates.
     @dg.multi_observable_source_asset(
         name=f"observe_{feed_name}",
-        specs=[dg.AssetSpec(key, group_name=LAYER, description=description, kinds={"hl7v2"})],
+        specs=[
+            dg.AssetSpec(
+                key,
+                group_name=LIVE_GROUP,
+                owners=OWNERS,
+                description=description,
+                kinds={"hl7v2"},
+                freshness_policy=FRESH,
+            )
+        ],
     )
     def observe(live: dg.ResourceParam[LivePlane]) -> dg.ObserveResult:
         heard = [status for status in ask(live, feeds.read) if status.feed == feed_name]

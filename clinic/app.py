@@ -24,11 +24,14 @@ from clinic import words
 from clinic.boards import board_router
 from clinic.break_glass import glass_router
 from clinic.broadcast import PULSE_S, Hub
+from clinic.committee import committee_router
+from clinic.committee_acts import answers_router, voice_router
 from clinic.context import Context, speed_of
 from clinic.descriptions import HEALTH, JSON, READY
 from clinic.feeds_painter import Feeds
 from clinic.fhir_api import fhir_router
 from clinic.fhir_audit import fhir_audit_router
+from clinic.fhir_risk_api import fhir_risk_router
 from clinic.guarding import Doorkeeper, GuardedRoute, check_routes, open_to_all, signed_in
 from clinic.identity import Identity
 from clinic.json_api import json_router, respond
@@ -40,11 +43,14 @@ from clinic.questions import Live, Readers
 from clinic.refusals import add_refusals, refusal
 from clinic.security import Guard, allowed_hosts, is_fenced_out
 from clinic.sign_in import PendingCookie, entrance_router
+from clinic.signers import SignerNames
+from clinic.signing import signing_router
 from clinic.signing_keys import signing_keys_router
 from clinic.streams import stream_router
 from clinic.ward_live import WardLive
 from clinic.watching import RECHECK_S
 from governance.gate import Gate
+from governance.serving_record import Appender
 from twin.process import clock_of, end
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
@@ -65,6 +71,7 @@ class Access:
     pending: PendingCookie
     wall_clock: Clock  # real time, whatever a demonstration's clock shows
     public_url: str  # as browsers write our address, without a slash at its end
+    appender: Appender | None = None  # this process's key for the serving record
 
     @property
     def is_tls(self) -> bool:
@@ -87,6 +94,7 @@ def build_templates() -> Environment:
         "clock_text": words.clock_text,
         "moment_text": words.moment_text,
         "title_of": words.title_of,
+        "capitalize_first": words.capitalize_first,
     }
     return environment
 
@@ -164,9 +172,10 @@ def build_app(
     app.add_middleware(Guard, hosts=allowed_hosts(settings, access.public_url), is_tls=access.is_tls, failed=failed)
     for router in (
         board_router(context), page_router(context), glass_router(context), officers_router(context),
-        signing_keys_router(context),
+        signing_keys_router(context), committee_router(context), answers_router(context), voice_router(context),
+        signing_router(context),
         entrance_router(context, access.pending), stream_router(context), json_router(context),
-        fhir_audit_router(context), fhir_router(context), _house_router(app, context),
+        fhir_audit_router(context), fhir_risk_router(context), fhir_router(context), _house_router(app, context),
     ):  # fmt: skip
         app.router.routes.extend(router.routes)  # themselves, and no copies: `check_routes` looks at what answers
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"))
@@ -183,11 +192,12 @@ def _build_context(
     ward = WardLive(live, clock)
     feeds = Feeds(ward, readers, hub, templates, clock, speed_of(settings))
     board = Board(ward, readers, hub, templates, clock, feeds, paint_interval_s)
-    pages = PatientPages(ward, board, readers, hub, templates, paint_interval_s)
+    names = SignerNames(settings, access.wall_clock)
+    pages = PatientPages(ward, board, readers, hub, templates, paint_interval_s, names)
     return Context(
         settings=settings, clock=clock, wall_clock=access.wall_clock, public_url=access.public_url,
         identity=access.identity, gate=access.gate, readers=readers, ward=ward, board=board, pages=pages, feeds=feeds,
-        hub=hub, templates=templates, recheck_s=recheck_s,
+        hub=hub, templates=templates, recheck_s=recheck_s, name_of=names, appender=access.appender,
     )  # fmt: skip
 
 

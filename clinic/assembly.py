@@ -27,6 +27,7 @@ from governance.break_glass import deliver_notifications
 from governance.gate import Gate
 from governance.oidc import Provider
 from governance.provider_keys import http_client
+from governance.serving_record import Appender
 from stores.chain_heads import HeadFile
 from stores.database import Connection, connect
 from stores.pool import Pool
@@ -92,7 +93,8 @@ async def open_access(settings: Settings, url: str, public_url: str, clock: Cloc
         if settings.notify_url is not None:
             chores.append(asyncio.create_task(_keep_telling(pool, http, settings.notify_url, settings.site, clock)))
         try:
-            yield Access(identity, gate, pending, clock, public_url)
+            appender = None if signer is None else Appender(WRITER, signer)
+            yield Access(identity, gate, pending, clock, public_url, appender)
         finally:
             await end(chores)
             await identity.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from clinic import words
 from clinic.charts import sparkline
 from clinic.questions import Person, ScorePoint, Stay
+from clinic.risk_view import RiskCell, first_risk, risk_cell
 from models.risk.inputs import AIR_PERCENT, measured
 from vocabulary.concepts import CONCEPTS
 from vocabulary.protocol import Input
@@ -101,6 +102,7 @@ class BedRow:
     sick_key: str  # ascending order: sickest first
     bed_key: str
     is_waiting: bool = False  # no twin spoke of this patient yet
+    risk: RiskCell | None = None  # what the model in service says; None where none does
 
 
 def news2_of(snapshot: TwinSnapshot) -> Score | None:
@@ -248,6 +250,7 @@ def bed_row(snapshot: TwinSnapshot, person: Person | None, trend: Sequence[Score
     """Return the row of a patient with a twin."""
     score = score_view(news2_of(snapshot))
     sick_key, bed_key = order_keys(snapshot.ward, snapshot.bed, score)
+    forecast = first_risk(snapshot)
     return BedRow(
         patient_id=snapshot.patient_id,
         ward=snapshot.ward,
@@ -262,6 +265,7 @@ def bed_row(snapshot: TwinSnapshot, person: Person | None, trend: Sequence[Score
         trend=sparkline(trend),
         sick_key=sick_key,
         bed_key=bed_key,
+        risk=None if forecast is None else risk_cell(forecast),
     )
 
 

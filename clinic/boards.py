@@ -68,6 +68,8 @@ def board_router(context: Context) -> APIRouter:
             sort=order,
             state=board.state(topic),
             shared=board.shared_text,
+            risk_html=board.risk_html,
+            risk_model=board.risk_model,
             empty=_empty_text(context, topic),
             emptied=_emptied_text(ward),
             house_html=context.feeds.strip_html if context.may(caller.principal, Surface.FEEDS) else "",

@@ -17,9 +17,11 @@ from clinic.painter import Board
 from clinic.patient_painter import PatientPages
 from clinic.questions import Readers
 from clinic.sight import BoardTopic, look, purpose_of
+from clinic.signers import SignerNames
 from clinic.ward_live import Twin, WardLive
 from governance.access import Ask, Principal, Surface, Verb
 from governance.gate import Gate
+from governance.serving_record import Appender
 from vocabulary.clock import Clock
 from vocabulary.errors import UnavailableError
 from vocabulary.settings import Settings
@@ -49,6 +51,8 @@ class Context:
     hub: Hub
     templates: Environment
     recheck_s: float  # how often an open stream's viewer is asked about again
+    name_of: SignerNames  # names of signers, by the roster
+    appender: Appender | None = None  # this process as one that writes the serving record; None without an identity
 
     @property
     def speed(self) -> float:

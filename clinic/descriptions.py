@@ -73,6 +73,17 @@ FORM: Responses = {
     ),
 }  # fmt: skip
 
+APPROVE: Responses = {
+    **JSON,
+    **_of(
+        "application/json",
+        {
+            200: "Signed: what is still missing, or what now serves.",
+            403: "The request was not of this session's page.",
+            409: "Refused by a rule; says which.",
+        },
+    ),
+}
 HEALTH: Responses = {**_BAD_HOST, 200: {"description": "Alive.", "content": {"application/json": {}}}}
 READY: Responses = {
     **_UNKNOWN_CALLER,
@@ -131,6 +142,11 @@ _PATIENT_PARAMETERS: Parameters = {
     "identifier": ("A hospital's identifier, as authority|value or value.", _TEXT),
     "_id": ("Our own patient number.", _TEXT),
 }
+_RISK_PARAMETERS: Parameters = {
+    "patient": ("Patient/<number>.", _PATIENT),
+    "date": ("A FHIR date or time with an optional prefix; given here is the form without a time.", _DATE),
+    "_count": ("Most entries of a page.", _COUNT),
+}
 _OBSERVATION_PARAMETERS: Parameters = {
     "patient": ("Patient/<number>.", _PATIENT),
     "code": ("LOINC or SNOMED CT tokens.", _TEXT),
@@ -169,6 +185,11 @@ def observation_search(where: Where) -> dict[str, Any]:
     return _search(_OBSERVATION_PARAMETERS, where, "patient")
 
 
+def risk_search(where: Where) -> dict[str, Any]:
+    """Return the parameters of a RiskAssessment search."""
+    return _search(_RISK_PARAMETERS, where, "patient")
+
+
 def audit_search() -> dict[str, Any]:
     """Return the parameters of an AuditEvent search."""
     return _search(
@@ -181,6 +202,13 @@ def audit_search() -> dict[str, Any]:
         },
         "query",
     )
+
+
+def json_body(texts: tuple[str, ...] = (), **fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a JSON object: required free texts, and fields with a schema of their own."""
+    properties: dict[str, Any] = dict.fromkeys(texts, _TEXT) | fields
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def form_body(*fields: str, **choices: tuple[str, ...]) -> dict[str, Any]:

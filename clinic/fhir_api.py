@@ -2,7 +2,7 @@
 
 Here: routes, status codes, OperationOutcome for everything that goes wrong.
 Not here: what resources look like (clinic.fhir_resources), search values (clinic.fhir_search), who may ask
-(clinic.guarding), AuditEvent (clinic.fhir_audit).
+(clinic.guarding), AuditEvent (clinic.fhir_audit), RiskAssessment (clinic.fhir_risk_api).
 Source: HL7 FHIR R4 (4.0.1), RESTful API.
 """
 
@@ -136,7 +136,7 @@ class FhirDoor:
         people = [await self._person(patient_id) for patient_id in sorted(shown)]
         resources = [patient(person, self._context.identifier_system) for person in people]
         # The link to itself would repeat the identifier in logs and histories: it names the search, not the value.
-        return respond(self._searchset(request, "Patient", resources, f"{self.base(request)}/Patient", None))
+        return respond(self.searchset(request, "Patient", resources, f"{self.base(request)}/Patient", None))
 
     def _ask(self, request: Request, verb: Verb, patient_id: int | None) -> Ask:
         purpose = purpose_stated(request, self._context, Surface.PATIENT, verb)
@@ -177,8 +177,7 @@ class FhirDoor:
             if page.next_cursor:
                 kept = [(name, value) for name, value in parameters if name in _KNOWN_PARAMETERS - {"_cursor"}]
                 next_link = f"{here}?{urlencode([*kept, ('_cursor', cursor_text(page.next_cursor))])}"
-        used = [(name, value) for name, value in parameters if name in _KNOWN_PARAMETERS]
-        return respond(self._searchset(request, "Observation", resources, f"{here}?{urlencode(used)}", next_link))
+        return respond(self.searchset(request, "Observation", resources, self.self_link(here, parameters), next_link))
 
     def _scores(self, patient_id: int, search: Search, base: str) -> list[Resource]:
         twin = self._context.ward.twin(patient_id)
@@ -189,9 +188,14 @@ class FhirDoor:
             return []
         return [news2_observation(twin.snapshot, score, base)]
 
-    def _searchset(
+    def self_link(self, here: str, parameters: Sequence[tuple[str, str]]) -> str:
+        """Return a search's own address, with what of its parameters was understood."""
+        return f"{here}?{urlencode([(name, value) for name, value in parameters if name in _KNOWN_PARAMETERS])}"
+
+    def searchset(
         self, request: Request, kind: str, resources: list[Resource], self_link: str, next_link: str | None
     ) -> Resource:
+        """Return what a search found as a Bundle."""
         links = [{"relation": "self", "url": self_link}]
         if next_link:
             links.append({"relation": "next", "url": next_link})
@@ -295,7 +299,7 @@ def fhir_router(context: Context) -> APIRouter:
     @router.post("/Patient/_search", openapi_extra=patient_search(SEARCH_IN_FORM))
     @searches(Surface.PATIENT, Verb.SEARCH)
     async def post_patients(request: Request) -> Response:
-        return await door.guarded(request) or await door.search_patients(request, await _form(request))
+        return await door.guarded(request) or await door.search_patients(request, await form_parameters(request))
 
     @router.get("/Patient/{patient_id}")
     @asks(Surface.PATIENT, Verb.READ, patient=path_number("patient_id"))
@@ -317,7 +321,7 @@ def fhir_router(context: Context) -> APIRouter:
     @router.post("/Observation/_search", openapi_extra=observation_search(SEARCH_IN_FORM))
     @searches(Surface.PATIENT, Verb.READ)
     async def post_observations(request: Request) -> Response:
-        return await door.guarded(request) or await door.search_observations(request, await _form(request))
+        return await door.guarded(request) or await door.search_observations(request, await form_parameters(request))
 
     @router.get("/Observation/{resource_id}")
     @asks(Surface.PATIENT, Verb.READ, patient=_patient_of_observation)
@@ -327,7 +331,7 @@ def fhir_router(context: Context) -> APIRouter:
     return router
 
 
-async def _form(request: Request) -> list[tuple[str, str]]:
+async def form_parameters(request: Request) -> list[tuple[str, str]]:
     """Return the parameters of a POSTed search: identifiers then stay out of addresses.
 
     Raises:

@@ -85,6 +85,18 @@ def capability_statement(base: str) -> dict[str, Any]:
                             _parameter("date", "date", "Repeatable; prefixes eq ge gt le lt sa eb."),
                         ],
                     },
+                    {
+                        "type": "RiskAssessment",
+                        "documentation": "What the approved models say of a patient now, with interval and reasons. "
+                        "A model that may not speak answers with status `cancelled`, no prediction, and why. "
+                        "probabilityDecimal is a percentage.",
+                        "interaction": [{"code": "read"}, {"code": "search-type"}],
+                        "versioning": "no-version",
+                        "searchParam": [
+                            _parameter("patient", "reference", "Required: Patient/<number>."),
+                            _parameter("date", "date", "Repeatable; prefixes eq ge gt le lt sa eb."),
+                        ],
+                    },
                 ],
             }
         ],

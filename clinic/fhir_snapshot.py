@@ -24,6 +24,7 @@ from clinic.fhir_resources import (
     number_element,
     value_element,
 )
+from clinic.fhir_risk import risk_assessments
 from vocabulary.snapshot import Score, SignalState, TwinSnapshot
 
 
@@ -140,7 +141,7 @@ def snapshot_observation(snapshot: TwinSnapshot, suffix: str, base: str) -> Reso
 
 
 def snapshot_bundle(snapshot: TwinSnapshot, digest: str, base: str, snapshot_system: str) -> Resource:
-    """Return a twin snapshot as a collection: its signals, NEWS2 derived from them, and what made it.
+    """Return a twin snapshot as a collection: its signals, NEWS2 derived from them, what models say, and what made it.
 
     Args:
         snapshot: what was published.
@@ -154,7 +155,9 @@ def snapshot_bundle(snapshot: TwinSnapshot, digest: str, base: str, snapshot_sys
     score = news2_of(snapshot)
     if score is not None:
         resources.append(news2_observation(snapshot, score, base))
-    provenance = _provenance(snapshot, digest, [resource["id"] for resource in resources], base, snapshot_system)
+    resources += risk_assessments(snapshot, base)
+    names = [f"{resource['resourceType']}/{resource['id']}" for resource in resources]
+    provenance = _provenance(snapshot, digest, names, base, snapshot_system)
     entries = [
         {"fullUrl": f"{base}/{resource['resourceType']}/{resource['id']}", "resource": resource}
         for resource in [*resources, provenance]
@@ -169,9 +172,7 @@ def snapshot_bundle(snapshot: TwinSnapshot, digest: str, base: str, snapshot_sys
     }
 
 
-def _provenance(
-    snapshot: TwinSnapshot, digest: str, observation_ids: Sequence[str], base: str, snapshot_system: str
-) -> Resource:
+def _provenance(snapshot: TwinSnapshot, digest: str, names: Sequence[str], base: str, snapshot_system: str) -> Resource:
     made_by = snapshot.provenance
     versions = [
         f"code {made_by.code_version}",
@@ -181,7 +182,7 @@ def _provenance(
     versions += [f"{name} {version}" for name, version in sorted(made_by.protocols.items())]
     if made_by.model:
         versions.append(f"model {made_by.model}")
-    targets = [{"reference": f"{base}/Observation/{one}"} for one in observation_ids]
+    targets = [{"reference": f"{base}/{one}"} for one in names]
     return {
         "resourceType": "Provenance",
         "id": f"{snapshot.snapshot_id}.provenance",

@@ -23,6 +23,7 @@ _PLACES: tuple[tuple[Surface, Verb, str, str], ...] = (
     (Surface.AUDIT, Verb.SEARCH, "/audit", "Audit"),
     (Surface.FEEDS, Verb.READ, "/feeds", "Feeds"),
     (Surface.BREAK_GLASS, Verb.OPEN, "/break-glass", "Break the glass"),
+    (Surface.MODELS, Verb.READ, "/models", "Models"),
     (Surface.SIGNERS, Verb.READ, "/account/keys", "My signing keys"),
 )
 

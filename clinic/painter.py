@@ -23,6 +23,7 @@ from clinic.broadcast import RECHECK, Hub, encode
 from clinic.charts import HOUR_US, TREND_HOURS
 from clinic.feeds_painter import READ_EVERY_S, Feeds
 from clinic.questions import Person, Readers, Stay
+from clinic.risk_view import RiskHead, heads_of
 from clinic.sight import BoardTopic, Sight
 from clinic.ward_live import WardLive
 from clinic.words import natural_key
@@ -82,6 +83,7 @@ class Board:
         self._hub = hub
         self._template = templates.get_template("_bed.html")
         self._place_template = templates.get_template("_bed_restricted.html")
+        self._head_template = templates.get_template("_risk_head.html")
         self._place_key = secrets.token_bytes(32)
         self._clock = clock
         self._feeds = feeds
@@ -94,6 +96,8 @@ class Board:
         self._greeted: set[int] = set()
         self._newcomer = asyncio.Event()  # somebody is on the board whose name was never asked for
         self.shared: tuple[str, ...] = ()  # notices every twin on the board has
+        self._heads: tuple[RiskHead, ...] = ()  # the models that speak of anybody on the board
+        self.risk_html = ""  # above the beds: who speaks, and under which conditions; "" while no model does
         self.version = 0
         self._process = f"{os.getpid()}.{clock.now_us()}"
         self.renders = 0
@@ -172,11 +176,11 @@ class Board:
                 self._beds.pop(patient_id, None)
             elif held is None or held.row != row:
                 fresh[patient_id] = row
-        is_retold = self._share(fresh)
+        is_retold = self._share(fresh) | self._head(dirty)
         for patient_id, row in sorted(fresh.items()):
             self._beds[patient_id] = self._painted(row, before.get(patient_id))
         left = [bed for patient_id, bed in before.items() if _has_left(bed, self._beds.get(patient_id))]
-        if fresh or left:
+        if fresh or left or is_retold:
             self.version += 1
             self._send(sorted(fresh), left, is_retold=is_retold)
         return sorted(fresh)
@@ -199,6 +203,23 @@ class Board:
         self.shared = shared
         fresh.update({patient_id: row for patient_id, row in rows.items() if moved.intersection(row.notices)})
         return bool(moved)
+
+    def _head(self, dirty: Collection[int]) -> bool:
+        """Settle which models speak on the board; return whether that changed."""
+        if not dirty:
+            return False
+        twins = (self._ward.twin(patient_id) for patient_id in self._ward.admitted())
+        heads = heads_of(twin.snapshot for twin in twins if twin is not None)
+        if heads == self._heads:
+            return False
+        self._heads = heads
+        self.risk_html = self._head_template.render(heads=heads).strip()
+        return True
+
+    @property
+    def risk_model(self) -> str:
+        """Return the names of the models that speak, for the column's head."""
+        return ", ".join(head.model for head in self._heads)
 
     def _row(self, patient_id: int) -> BedRow | None:
         twin = self._ward.twin(patient_id)
@@ -226,6 +247,7 @@ class Board:
             "beds": [{"id": bed.id_for(topic.sight), "html": bed.html_for(topic.sight)} for bed in beds],
             "gone": gone,
             "shared": self.shared_text,
+            "risk": {"html": self.risk_html, "model": self.risk_model},
         }
         if everyone is not None:
             data["everyone"] = everyone

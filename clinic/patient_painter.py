@@ -7,11 +7,13 @@ Not here: what a part says (clinic.patient_view), the board (clinic.painter).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from jinja2 import Environment
 
+from clinic.approved import Approved, approved_of, subject_of
 from clinic.broadcast import Hub, encode
 from clinic.charts import HOUR_US, MINUTE_US
 from clinic.painter import Board
@@ -22,7 +24,7 @@ from vocabulary.concepts import by_number
 from vocabulary.errors import UnavailableError
 from vocabulary.snapshot import TwinSnapshot, digest, from_bytes
 
-PARTS = ("head", "score", "laboratory", "signals", "trends", "provenance")
+PARTS = ("head", "score", "risk", "laboratory", "signals", "trends", "provenance")
 
 _LABORATORY_KEYS = frozenset(by_number(number).key for number in LABORATORY)
 _LABORATORY_DAYS = 14  # how far back the value before the latest is looked for
@@ -36,6 +38,7 @@ def patient_topic(patient_id: int, hours: int) -> str:
 
 class _Kept(NamedTuple):
     minute: int
+    serving: int
     laboratory_at_us: tuple[int, ...]
     history: History
 
@@ -44,9 +47,16 @@ class PatientPages:
     """Parts of patients' pages."""
 
     def __init__(
-        self, ward: WardLive, board: Board, readers: Readers, hub: Hub, templates: Environment, paint_interval_s: float
+        self,
+        ward: WardLive,
+        board: Board,
+        readers: Readers,
+        hub: Hub,
+        templates: Environment,
+        paint_interval_s: float,
+        name_of: Callable[[str], str] = subject_of,
     ) -> None:
-        """Render nothing until a page is opened."""
+        """Render nothing until a page is opened; `name_of` tells the name of a signer, `issuer|subject`."""
         self._ward = ward
         self._board = board
         self._readers = readers
@@ -55,6 +65,8 @@ class PatientPages:
         self._interval_s = paint_interval_s
         self._histories: dict[int, _Kept] = {}
         self._trends: dict[tuple[int, int], tuple[object, str]] = {}
+        self._approved: dict[int, Approved] = {}  # by serving row, which never changes
+        self._name_of = name_of
         self._shown: dict[str, Mapping[str, str]] = {}
         self._dirty: set[int] = set()
         self._wake = asyncio.Event()
@@ -106,7 +118,7 @@ class PatientPages:
                 rendered[name] = self._trends_html(snapshot, history, hours)
             else:
                 self.renders += 1
-                rendered[name] = template.render(view=view, snapshot=snapshot, hours=hours)
+                rendered[name] = template.render(view=view, snapshot=snapshot, hours=hours).strip()
         return rendered
 
     def _trends_html(self, snapshot: TwinSnapshot, history: History, hours: int) -> str:
@@ -131,15 +143,17 @@ class PatientPages:
         )
         minute = as_of_us // MINUTE_US
         kept = self._histories.get(patient_id)
-        if kept is not None and kept.minute == minute and kept.laboratory_at_us == laboratory_at:
+        now = (minute, snapshot.provenance.serving, laboratory_at)
+        if kept is not None and kept[:3] == now:
             return kept.history
-        history = await self._read(patient_id, as_of_us, kept.history if kept else History(is_available=False))
+        history = await self._read(snapshot, kept.history if kept else History(is_available=False))
         self._histories.pop(patient_id, None)
-        self._histories[patient_id] = _Kept(minute, laboratory_at, history)
+        self._histories[patient_id] = _Kept(*now, history)
         _forget_oldest(self._histories)
         return history
 
-    async def _read(self, patient_id: int, as_of_us: int, before: History) -> History:
+    async def _read(self, snapshot: TwinSnapshot, before: History) -> History:
+        patient_id, as_of_us = snapshot.patient_id, snapshot.as_of_us
         from_us = as_of_us - max(HOURS) * HOUR_US
         to_us = as_of_us + MINUTE_US
         try:
@@ -148,11 +162,26 @@ class PatientPages:
                 patient_id, LABORATORY, as_of_us - _LABORATORY_DAYS * 24 * HOUR_US, to_us
             )
             scores = (await self._readers.score_history([patient_id], from_us, to_us)).get(patient_id, [])
+            risks = await self._readers.risk_history(patient_id, snapshot.encounter_id) if snapshot.risks else []
+            approved = await self._approval(snapshot.provenance.serving)
         except UnavailableError:
             # The page stays, with the past as last read, and says so.
-            return History(before.minutes, before.laboratory, before.scores, is_available=False)
+            return replace(before, is_available=False)
         merged = {point.at_us // MINUTE_US: point for point in [*scores, *self._ward.trend(patient_id)]}
-        return History(tuple(minutes), tuple(results), tuple(merged[minute] for minute in sorted(merged)))
+        points = tuple(merged[minute] for minute in sorted(merged))
+        return History(tuple(minutes), tuple(results), points, tuple(risks), approved)
+
+    async def _approval(self, serving_id: int) -> Approved | None:
+        """Return under which approval a model speaks; None where none does, or its row is not there."""
+        if not serving_id:
+            return None
+        if serving_id not in self._approved:
+            row = await self._readers.serving_row(serving_id)
+            if row is None:
+                return None
+            rests_on = await self._readers.serving_row(row.restores) if row.restores else row
+            self._approved[serving_id] = approved_of(row, rests_on or row, self._name_of)
+        return self._approved[serving_id]
 
     async def keep_painted(self) -> None:
         """Send changed parts of watched pages until cancelled."""

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from clinic import words
+from clinic.approved import Approved
 from clinic.bed_view import Cell, ScoreView, cells_of, news2_of, score_view
 from clinic.charts import HOUR_US, MINUTE_US, Axis, Point, Series, score_chart, trend_chart
-from clinic.questions import Measured, Minute, Person, ScorePoint
+from clinic.questions import Measured, Minute, Person, RiskPoint, ScorePoint
+from clinic.risk_charts import course_chart, interval_bar, reason_bar
+from clinic.risk_view import Reason, RiskView, risk_views
 from vocabulary.concepts import CONCEPTS, by_number
 from vocabulary.snapshot import Score, SignalState, TwinSnapshot
 
@@ -120,7 +123,20 @@ class History:
     minutes: tuple[Minute, ...] = ()
     laboratory: tuple[Measured, ...] = ()
     scores: tuple[ScorePoint, ...] = ()
+    risks: tuple[RiskPoint, ...] = ()  # what the models in service said over this stay
+    approved: Approved | None = None  # under which approval the model of the snapshot spoke
     is_available: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RiskPanel:
+    """One model's estimate with its drawings."""
+
+    view: RiskView
+    scale: Markup
+    reasons: tuple[tuple[Reason, Markup], ...]
+    course: Markup | None  # None while only one estimate was kept
+    approved: Approved | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +154,7 @@ class PatientView:
     laboratory: tuple[Row, ...]
     signals: tuple[Row, ...]
     digest: str
+    risks: tuple[RiskPanel, ...]
 
 
 def patient_view(snapshot: TwinSnapshot, digest: str, person: Person | None, history: History) -> PatientView:
@@ -164,6 +181,20 @@ def patient_view(snapshot: TwinSnapshot, digest: str, person: Person | None, his
         laboratory=tuple(laboratory),
         signals=tuple(signals),
         digest=digest,
+        risks=tuple(_panel(view, history) for view in risk_views(snapshot.risks)),
+    )
+
+
+def _panel(view: RiskView, history: History) -> RiskPanel:
+    largest = max((abs(reason.log_odds) for reason in view.reasons), default=1.0)
+    digest = history.approved.model_digest if history.approved else ""
+    mine = [point for point in history.risks if not digest or point.model_digest == digest]
+    return RiskPanel(
+        view=view,
+        scale=interval_bar(view.forecast),
+        reasons=tuple((reason, reason_bar(reason, largest)) for reason in view.reasons),
+        course=course_chart(mine, view.forecast.threshold) if len(mine) > 1 else None,
+        approved=history.approved,
     )
 
 

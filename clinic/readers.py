@@ -23,10 +23,13 @@ from clinic.questions import (
     Measured,
     Minute,
     Person,
+    RiskPoint,
     ScorePoint,
     Stay,
 )
-from stores import clinical, feeds, quarantine, snapshot_history, snapshots, timeseries
+from governance.serving_record import read_rows
+from governance.statements import ServingRow
+from stores import clinical, feeds, quarantine, risk_scores, snapshot_history, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.envelope import Keys
 from vocabulary.concepts import by_key
@@ -200,6 +203,23 @@ class StoreReaders:
                 )
             found[patient_id] = [score_point_of(row.as_of_us, row.scores) for row in rows]
         return found
+
+    async def risk_history(self, patient_id: int, encounter_id: int) -> list[RiskPoint]:
+        """Return what the models in service said over one stay: of each minute what was said last."""
+        async with self._reading() as connection:
+            rows = await risk_scores.of_stay(connection, encounter_id)
+            ids = await clinical.merged_ids(connection, patient_id)
+        last = {(row.through_minute, row.model_digest): row for row in rows if row.patient_id in ids}
+        ordered = sorted(last.values(), key=lambda row: (row.through_minute, row.position))
+        return [
+            RiskPoint(row.at_us, row.through_minute, row.probability, row.low, row.high, row.is_high, row.model_digest)
+            for row in ordered
+        ]
+
+    async def serving_row(self, serving_id: int) -> ServingRow | None:
+        """Return the row of the record that says which model serves."""
+        async with self._reading() as connection:
+            return next((row for row in await read_rows(connection) if row.serving_id == serving_id), None)
 
     async def keep_shown(self, body: bytes) -> None:
         """Keep a snapshot's body because a person or an EHR was shown it; again is no work."""

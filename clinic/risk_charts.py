@@ -78,7 +78,7 @@ def reason_bar(reason: Reason, largest: float) -> Markup:
     kind = "raises" if reason.log_odds > 0 else "lowers"
     label = escape(f"{short(reason.words)}: {reason.log_odds:+.2f} log-odds")
     return Markup(  # noqa: S704 - escaped
-        f'<svg class="reason" viewBox="0 0 100 {_REASON_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'<svg class="reason-bar" viewBox="0 0 100 {_REASON_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}"><line class="axis" x1="{_REASON_MIDDLE:g}" x2="{_REASON_MIDDLE:g}" y1="0" '
         f'y2="{_REASON_HEIGHT}"/><rect class="{kind}" x="{left:.2f}" y="2" width="{max(wide, 0.6):.2f}" '
         f'height="{_REASON_HEIGHT - 4}"/></svg>'
@@ -116,17 +116,17 @@ def course_chart(points: Sequence[RiskPoint], threshold: float | None) -> Markup
             f'<text class="tick" x="{_COURSE_LEFT - 5}" y="{y(value) + 3.5:.1f}" text-anchor="end">{value * 100:g}'
             "</text>"
         )
-    for hour in range(0, hours + 1, hours // 4):
-        parts.append(
-            f'<text class="tick" x="{x(hour * 60):.1f}" y="{_COURSE_BOTTOM + 15}" text-anchor="middle">{hour} h</text>'
-        )
+    parts += [
+        f'<text class="tick" x="{x(hour * 60):.1f}" y="{_COURSE_BOTTOM + 15}" '
+        f'text-anchor="{"end" if hour == hours else "middle"}">{hour} h</text>'
+        for hour in range(0, hours + 1, hours // 4)
+    ]
     if threshold is not None:
         parts.append(
             f'<line class="mark" x1="{_COURSE_LEFT}" x2="{_COURSE_RIGHT}" y1="{y(threshold):.1f}" '
             f'y2="{y(threshold):.1f}"/>'
         )
-    for run in _runs(points):
-        parts.append(_run_markup(run, x, y))
+    parts += [_run_markup(run, x, y) for run in _runs(points)]
     last = spoken[-1] if spoken else None
     said = "Estimates over the stay: " + (
         f"last {percent(last.probability)} % at hour {last.through_minute / 60:.0f}"

@@ -69,7 +69,7 @@ class RiskView:
     interval: str
     level: str  # "80 %"
     threshold: str  # "30 %", "" where the protocol names none
-    hours: str  # "36 h"
+    hours: str  # "36"
     reasons: tuple[Reason, ...]
     why_silent: str  # the abstention in words; "" when it speaks
 
@@ -121,18 +121,20 @@ def risk_cell(forecast: RiskForecast) -> RiskCell:
         return RiskCell("–", "", abstention_text(forecast), False, True, told, forecast.is_synthetic)
     interval = "" if forecast.low is None or forecast.high is None else interval_text(forecast.low, forecast.high)
     reasons = _reasons(forecast)
-    first = reasons[0] if reasons else None
+    raising = (reason for reason in reasons if reason.log_odds > 0)
+    first = next(raising, None) if forecast.is_high else None  # why it is high, not what speaks against it
+    first = first or (reasons[0] if reasons else None)
     second = f"{'↑' if first.log_odds > 0 else '↓'} {short(first.words)}" if first else ""
-    told = [f"{forecast.title}: {percent(forecast.probability)} %"]
+    parts = [f"{forecast.title}: {percent(forecast.probability)} %"]
     if interval:
-        told.append(f"{forecast.level * 100:.0f} % interval {interval}")
+        parts.append(f"{forecast.level * 100:.0f} % interval {interval}")
     if forecast.is_high and forecast.threshold is not None:
-        told.append(f"at or above {percent(forecast.threshold)} %, where attention is asked for")
-    told += [f"{reason.words} {reason.effect}" for reason in reasons[:3]]
+        parts.append(f"at or above {percent(forecast.threshold)} %, where attention is asked for")
+    parts += [f"{reason.words} {reason.effect}" for reason in reasons[:3]]
     if forecast.is_synthetic:
-        told.append(SYNTHETIC_WORDS)
+        parts.append(SYNTHETIC_WORDS)
     text = f"{percent(forecast.probability)} %"
-    return RiskCell(text, interval, second, forecast.is_high, False, "; ".join(told), forecast.is_synthetic)
+    return RiskCell(text, interval, second, forecast.is_high, False, "; ".join(parts), forecast.is_synthetic)
 
 
 def first_risk(snapshot: TwinSnapshot) -> RiskForecast | None:
@@ -171,7 +173,7 @@ def _view(forecast: RiskForecast) -> RiskView:
         interval=interval_text(forecast.low or 0.0, forecast.high or 0.0) if has_interval and not is_silent else "",
         level=f"{forecast.level * 100:.0f} %",
         threshold="" if forecast.threshold is None else f"{percent(forecast.threshold)} %",
-        hours=f"{forecast.hours_since_admission:.1f} h".replace(".0 h", " h"),
+        hours=f"{forecast.hours_since_admission:.1f}".removesuffix(".0"),
         reasons=() if is_silent else _reasons(forecast),
         why_silent=abstention_text(forecast) if is_silent else "",
     )

@@ -129,7 +129,9 @@ def _bounded(receive: Receive) -> Receive:
 def _add_headers(message: MutableMapping[str, object], *, may_be_stored: bool, is_tls: bool) -> None:
     headers = MutableHeaders(raw=message["headers"])  # type: ignore[arg-type]
     for name, value in HEADERS.items():
-        headers[name] = value
+        # A dossier is a page that may do even less: its own policy is the stricter one, and stays.
+        if name not in headers or name != "content-security-policy":
+            headers[name] = value
     headers["cache-control"] = "no-cache" if may_be_stored else "no-store"
     if is_tls:
         headers["strict-transport-security"] = HSTS

@@ -2,7 +2,7 @@
 
 Here: the page, the challenge, keeping what the device made.
 Not here: the ceremony's rules (governance.passkeys), whose key counts (governance.roster: a registration alone gives
-nobody any power), signing with it (the committee's page, a later issue).
+nobody any power), signing with it (clinic.signing).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,12 +23,13 @@ from clinic.descriptions import JSON, PAGE, Responses
 from clinic.frame import frame
 from clinic.guarding import GuardedRoute, asked, asks, caller_of, decided, purpose_stated, searches
 from clinic.json_api import respond
-from governance import passkeys, trust
+from clinic.signers import roster_or_fault, today_of
+from governance import passkeys
 from governance.access import Ask, Decision, Surface, Verb
 from governance.passkeys import RegistrationRefusedError, RelyingParty
-from governance.roster import SignatureRefusedError, SignerKey
+from governance.roster import SignerKey
 from stores import passkey_registrations as registrations
-from vocabulary.errors import ConfigurationError, RefusedError
+from vocabulary.errors import RefusedError
 
 HERE: Final = "/account/keys"
 API: Final = "/api/account/keys"
@@ -169,16 +170,10 @@ async def _body(request: Request) -> bytes:
 
 def _lines(context: Context, person: str, mine: list[registrations.Registration]) -> tuple[list[KeyLine], str]:
     """Return the reader's keys, those of the roster first, and what is wrong with the roster, "" when nothing is."""
-    today = datetime.fromtimestamp(context.wall_clock.now_us() / 1e6, UTC).date()
+    today = today_of(context.wall_clock)
     named: dict[str, SignerKey] = {}
-    fault = ""
-    try:
-        roster = trust.load_roster(context.settings, today)
-    except ConfigurationError:
-        fault = "This house has no roster of signers yet, so no key counts."
-    except SignatureRefusedError as refusal:
-        fault = f"The roster of signers does not count ({refusal.reason.replace('_', ' ')}), so no key does."
-    else:
+    roster, fault = roster_or_fault(context.settings, today)
+    if roster is not None:
         named = {key.key_id: key for signer in roster.signers if signer.person == person for key in signer.keys}
     registered = {row.key_id: row.registered_at_us for row in mine}
     lines = [KeyLine(key_id, key.kind, registered.get(key_id), *_standing(key, today)) for key_id, key in named.items()]

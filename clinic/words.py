@@ -183,6 +183,11 @@ def instant(at_us: int) -> str:
     return f"{stamp}.{micros:06d}Z" if micros else f"{stamp}Z"
 
 
+def capitalize_first(text: str) -> str:
+    """Return a text whose first letter is a capital, without its last full stop: to be a sentence among others."""
+    return text[:1].upper() + text[1:].rstrip(".")
+
+
 def natural_key(text: str) -> str:
     """Return a string that sorts as a person would: runs of digits by their number."""
     return re.sub(r"\d+", lambda run: run[0].zfill(6), text.lower())

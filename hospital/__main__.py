@@ -1,11 +1,11 @@
-"""`python -m hospital`: feed a Vigil with a synthetic ward, recorded stays or a load; or be its sign-in.
+"""`python -m hospital`: feed a Vigil with a synthetic ward, recorded stays or a load; write a cohort; be its sign-in.
 
 Any MLLP receiver can be fed; `issuer` is for demonstrations only.
 
 Here: arguments, a line of progress, exit status.
 Not here: anything worth importing.
 Exit status: 0 everything answered (refusals are counted in the summary: a ward sends rubbish on purpose), 1 something
-unanswered, 2 wrong arguments, 3 no listener or no recording.
+unanswered, 2 wrong arguments, 3 no listener, no recording, or a cohort that may not be written.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from hospital.cohort import write_cohort
 from hospital.issuer import serve as issuer
 from hospital.load import run_load
 from hospital.outgoing import Timed
@@ -94,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
             help="speak TLS: the folder holds certificate.pem and key.pem, which we show, and authority.pem, which the "
             "receiver's certificate is checked against, and its name against the addresses above",
         )
+    cohort = commands.add_parser("cohort", help="a synthetic cohort in the files of the PhysioNet 2012 challenge")
+    cohort.add_argument("--stays", type=int, default=1500)
+    cohort.add_argument("--seed", type=int, default=1, help="the same seed writes the same bytes")
+    cohort.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     issuer.add_arguments(commands.add_parser("issuer", help="a sign-in for demonstrations, where anybody is anybody"))
     return parser
 
@@ -172,11 +177,26 @@ async def _run(options: argparse.Namespace, tls: ssl.SSLContext | None) -> Trans
     )
 
 
+def _write_cohort(options: argparse.Namespace) -> int:
+    if options.stays < 1:
+        print("--stays: expected at least 1", file=sys.stderr)
+        return 2
+    try:
+        died = write_cohort(options.to, options.stays, options.seed)
+    except (OSError, VigilError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 3
+    print(json.dumps({"stays": options.stays, "died": died, "is_synthetic": True, "folder": str(options.to)}))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
     if options.command == "issuer":
         return issuer.run(options)
+    if options.command == "cohort":
+        return _write_cohort(options)
     started_s = time.monotonic()
     try:
         tls = client_context(Identity(options.tls_identity)) if options.tls_identity is not None else None

@@ -81,6 +81,7 @@ CHART_ITEMS = {
         ChartItem("urine", "9187-6", "Urine output", "mL", 0),
         ChartItem("weight", "29463-7", "Body weight", "kg", 1),
         ChartItem("height", "8302-2", "Body height", "cm", 0),
+        ChartItem("age", "30525-0", "Age", "a", 0),
     )
 }
 

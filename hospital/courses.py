@@ -101,6 +101,13 @@ class Course:
         self.is_ventilated = kind is CourseKind.RESPIRATORY_FAILURE and rng.random() < 0.5
         self.has_arterial_line = kind not in {CourseKind.STABLE, CourseKind.RECOVERY} and rng.random() < 0.75
 
+    @property
+    def dies_h(self) -> float | None:
+        """Return the hour of death of those whose illness is deep and whom treatment hardly helps; None: lives."""
+        if self.kind in {CourseKind.STABLE, CourseKind.RECOVERY} or self.depth * (1 - self.response) < 0.5:
+            return None
+        return self.treated_h + self.recovery_h / 4
+
     def burden(self, hours: float) -> Burden:
         """Return the illness `hours` after admission; before onset nearly none."""
         if self.kind is CourseKind.STABLE:

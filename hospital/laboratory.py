@@ -7,6 +7,7 @@ Source: HL7 v2.5.1 section 7.4.2 and table 0085 (OBX-11); reference ranges after
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from hospital.codes import CHART_ITEMS, CONSCIOUSNESS, LABORATORY_ITEMS, PANELS, ChartItem
@@ -140,6 +141,25 @@ def chart_report(
     level = CHART_ITEMS["consciousness"]
     code, display = CONSCIOUSNESS[condition.consciousness]
     results.append(Result(level.code, level.name, code, effective_at_us=at_us, coded=(code, display, "LN")))
+    order = Order(control_id, "8716-3", "Vital signs", at_us, at_us)
+    header = Header(CHART, facility, control_id, at_us)
+    return Report(report(header, person, visit, order, results), _sent(results))
+
+
+def assessment_report(
+    measured: Mapping[str, float], person: Person, visit: Visit, facility: str, control_id: str, at_us: int
+) -> Report:
+    """Return the nursing assessment at admission.
+
+    Args:
+        measured: by key of `codes.CHART_ITEMS`, in its unit: weight, height, and age where somebody knows it.
+        person: the patient.
+        visit: the stay.
+        facility: the hospital's name.
+        control_id: MSH-10.
+        at_us: when it was charted.
+    """
+    results = [_result(CHART_ITEMS[key], value, "", at_us) for key, value in measured.items()]
     order = Order(control_id, "8716-3", "Vital signs", at_us, at_us)
     header = Header(CHART, facility, control_id, at_us)
     return Report(report(header, person, visit, order, results), _sent(results))

@@ -3,7 +3,7 @@
 Here: segments, fields, escapes and timestamps; every function returns the bytes of one message, segments ended by CR.
 Not here: the MLLP block and the socket (hospital.sender), what to say and when (hospital.ward, hospital.stays).
 Source: HL7 v2.5.1 chapters 2, 3 and 7; HL7 v2.6 for PCD-01; IHE PCD TF-2, transaction PCD-01; HL7 tables 0001, 0085,
-0200, 0203, 0354.
+0112, 0136, 0200, 0203, 0354.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _STRUCTURES = {
     "A40": "ADT_A39",
 }
 """Message structure of each trigger (HL7 table 0354): several triggers share one."""
+
+HOME, EXPIRED = "01", "20"
+"""Discharge dispositions (HL7 table 0112)."""
 
 PCD_01_PROFILE = "IHE_PCD_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO"
 
@@ -62,6 +65,7 @@ class Person(NamedTuple):
     birth_date: str = ""  # YYYYMMDD
     sex: str = ""  # HL7 table 0001: F, M, O, U
     name_kind: str = "S"  # HL7 table 0200: S is a pseudonym
+    is_dead: bool = False  # PID-30 is written only for the dead, as most registrations do
 
 
 class Bed(NamedTuple):
@@ -93,6 +97,7 @@ class Visit(NamedTuple):
     discharged_at_us: int | None = None
     attending: Practitioner | None = None
     vip: str = ""  # PV1-16, table 0099: the site's own codes
+    disposition: str = ""  # PV1-36, table 0112
 
 
 class DeviceValue(NamedTuple):
@@ -196,6 +201,7 @@ def _person(person: Person) -> str:
         5: name if person.family_name or person.given_name else "",
         7: person.birth_date,
         8: person.sex,
+        30: "Y" if person.is_dead else "",
     }
     return segment("PID", fields)
 
@@ -219,6 +225,7 @@ def _visit(visit: Visit, zone: tzinfo | None) -> str:
         7: _practitioner(visit.attending) if visit.attending else "",
         16: escape(visit.vip),
         19: escape(visit.number) + "^^^" + escape(visit.bed.facility) + "^VN" if visit.number else "",
+        36: visit.disposition,
         44: "" if visit.admitted_at_us is None else timestamp(visit.admitted_at_us, zone),
         45: "" if visit.discharged_at_us is None else timestamp(visit.discharged_at_us, zone),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hospital.courses import Condition, Course, Wander
-from hospital.messages import Bed, Person, Practitioner, Visit
+from hospital.messages import EXPIRED, HOME, Bed, Person, Practitioner, Visit
 from hospital.patients import Patient
 
 MINUTE_US = 60_000_000
@@ -31,6 +31,7 @@ class Occupancy:
     bed: Bed
     monitor_from_us: int
     leaves_at_us: int | None = None
+    is_dying: bool = False  # leaves dead, where they leave at all
     person: Person = field(default_factory=lambda: Person(identifiers=()))  # as registration knows the patient now
     away_until_us: int = 0
     is_gone: bool = False
@@ -60,6 +61,7 @@ class Occupancy:
             discharged_at_us=discharged_at_us,
             attending=self.attending,
             vip=self.vip,
+            disposition="" if discharged_at_us is None else EXPIRED if self.is_dying else HOME,
         )
 
     @property

@@ -1,7 +1,8 @@
 """A player of recorded stays: PhysioNet 2012 files become the messages a hospital would have sent.
 
 Here: reading `set-a.tar.gz` as a stream (or a folder of .txt), and one stay as ADT A01, ORU^R01 and A03, every value
-exactly as the file writes it, errors and all (pH 735, weight -1).
+exactly as the file writes it, errors and all (pH 735, weight -1). Where `Outcomes-a.txt` lies beside them, the A03 says
+who died in hospital: 48 hours after admission, when the recording ends, whenever it truly was.
 Not here: sending (hospital.play), what a receiver makes of it.
 Source: PhysioNet/Computing in Cardiology Challenge 2012 (Silva et al. 2012, Comput Cardiol 39:245; Goldberger et al.
 2000, Circulation 101:e215), ODC-By 1.0. Units as its documentation gives them, but magnesium: see PARAMETERS.
@@ -9,6 +10,7 @@ Source: PhysioNet/Computing in Cardiology Challenge 2012 (Silva et al. 2012, Com
 
 from __future__ import annotations
 
+import csv
 import heapq
 import tarfile
 from collections import Counter
@@ -17,7 +19,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from hospital.messages import Bed, Header, Identifier, Order, Person, Result, Visit, adt, report
+from hospital.messages import EXPIRED, HOME, Bed, Header, Identifier, Order, Person, Result, Visit, adt, report
 from hospital.outgoing import Sent, Timed, run_code
 from vocabulary.errors import VigilError
 
@@ -29,6 +31,7 @@ HEADING = "Time,Parameter,Value"
 WARDS = {"1": "CCU", "2": "CSRU", "3": "MICU", "4": "SICU"}
 """ICUType: coronary care, cardiac surgery recovery, medical, surgical."""
 SEXES = {"0": "F", "1": "M"}
+OUTCOMES = "Outcomes-a.txt"
 
 
 class Parameter(NamedTuple):
@@ -123,6 +126,7 @@ class Record(NamedTuple):
     sex: str  # F, M or U
     icu_type: str
     rows: tuple[Row, ...]  # values only, in the file's order
+    died: bool | None = None  # in hospital; None: nobody says
 
 
 class Expected(NamedTuple):
@@ -179,6 +183,7 @@ def read_stays(source: Path, limit: int | None = None) -> Iterator[Record]:
     Raises:
         RecordingError: nothing readable there, or a damaged file.
     """
+    deaths = read_deaths((source if source.is_dir() else source.parent) / OUTCOMES)
     if source.is_dir() and (source / "set-a.tar.gz").is_file():
         source /= "set-a.tar.gz"
     stays: Iterator[Record]
@@ -193,9 +198,29 @@ def read_stays(source: Path, limit: int | None = None) -> Iterator[Record]:
     found = False
     for record in islice(stays, limit):
         found = True
-        yield record
+        yield record._replace(died=deaths.get(record.record_id))
     if not found and limit != 0:
         raise RecordingError(f"{source} holds no stay: expected files like 132539.txt")
+
+
+def read_deaths(outcomes: Path) -> dict[str, bool]:
+    """Return who died in hospital, by RecordID; empty without the file.
+
+    Raises:
+        RecordingError: the file has no column `RecordID` or `In-hospital_death`, or an outcome that is neither 0 nor 1.
+    """
+    if not outcomes.is_file():
+        return {}
+    with outcomes.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"RecordID", "In-hospital_death"} <= set(reader.fieldnames or ()):
+            raise RecordingError(f"{outcomes.name}: expected the columns RecordID and In-hospital_death")
+        deaths = {}
+        for number, row in enumerate(reader, 2):
+            if row["In-hospital_death"] not in {"0", "1"}:
+                raise RecordingError(f"{outcomes.name}, line {number}: expected an In-hospital_death of 0 or 1")
+            deaths[row["RecordID"]] = row["In-hospital_death"] == "1"
+    return deaths
 
 
 def _is_stay(name: str) -> bool:
@@ -254,7 +279,9 @@ def stay_messages(record: Record, start_us: int, bed: Bed) -> Iterator[Timed]:
         sent = tuple(Sent(i, r.code, r.code_system, r.text, r.unit, at_us, r.status) for i, r in enumerate(results))
         yield Timed(at_us, feed, identity, report(header, person, visit, order, results), record.record_id, sent)
     leaves_us = start_us + (STAY_MINUTES + 1) * MINUTE_US
-    yield _admission("A03", record, person, visit._replace(discharged_at_us=leaves_us), leaves_us, start_us)
+    disposition = "" if record.died is None else EXPIRED if record.died else HOME
+    gone = visit._replace(discharged_at_us=leaves_us, disposition=disposition)
+    yield _admission("A03", record, person._replace(is_dead=record.died is True), gone, leaves_us, start_us)
 
 
 _PANEL = {_M: ("8716-3", "Vital signs"), _L: ("26436-6", "Laboratory studies")}

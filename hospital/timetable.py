@@ -15,7 +15,7 @@ from hospital.chance import named
 from hospital.codes import PANELS
 from hospital.courses import Condition, Course, CourseKind, Wander
 from hospital.faults import Fault, FaultPlan
-from hospital.laboratory import Specimen, amended, chart_report, draw, laboratory_report
+from hospital.laboratory import Specimen, amended, assessment_report, chart_report, draw, laboratory_report
 from hospital.messages import Bed, Header, Identifier, Person, adt, merge
 from hospital.monitors import BedMonitor, mount
 from hospital.occupancy import HOUR_US, MARGIN_US, MINUTE_US, Occupancy
@@ -27,6 +27,7 @@ ADT, MONITORS, LAB = "adt", "monitors", "lab"
 REGISTRATION = "SYNTH_ADT"
 FACILITY = "SYNTH"
 RETRANSMITTED_AFTER_US = 8_000_000
+ASSESSED_AFTER_US = 6 * 60_000_000
 
 KINDS: Mapping[CourseKind, int] = {
     CourseKind.STABLE: 5,
@@ -156,6 +157,7 @@ class Timetable:
         interval_us = self.sample_interval_us
         # Monitors are not in step: each bed has its own phase.
         self._plan(stay.monitor_from_us + round(rng.random() * interval_us), self._sampling(stay))
+        self._plan(at_us + ASSESSED_AFTER_US, self._assessment(stay))
         self._plan(at_us + round(rng.uniform(7, 20) * MINUTE_US), self._round(stay))
         for panel, every_h in (("blood_gas", 4), ("chemistry", 6), ("blood_count", 6)):
             self._plan(at_us + round(rng.uniform(0.2, 1.0) * HOUR_US), self._bloods(stay, panel, every_h))
@@ -163,15 +165,24 @@ class Timetable:
             leaves_at_us = at_us + round(rng.uniform(2.5, 14) * HOUR_US)
             stay.leaves_at_us = leaves_at_us
             self._plan(leaves_at_us, self._departure(stay))
+        elif (dies_h := stay.course.dies_h) is not None:
+            dies_at_us = admitted_at_us + round(dies_h * HOUR_US)
+            if dies_at_us > at_us + HOUR_US:  # whom the ward admits, it has for an hour at least
+                stay.is_dying, stay.leaves_at_us = True, dies_at_us
+                self._plan(dies_at_us, self._departure(stay))
         return stay
 
     def _departure(self, stay: Occupancy) -> Action:
         def depart(at_us: int) -> Iterator[Timed]:
             stay.is_gone = True
             yield from self._release(stay.bed, at_us)
+            if stay.is_dying:
+                stay.person = stay.person._replace(is_dead=True)
             yield self._adt("A03", stay, at_us, at_us, discharged_at_us=at_us)
-            self._departures += 1
-            if self._departures == 1 or self._rng.random() < 0.1:  # no taxi: A13, and out again an hour later
+            self._departures += not stay.is_dying
+            if stay.is_dying:
+                self._vacate(stay.bed)
+            elif self._departures == 1 or self._rng.random() < 0.1:  # no taxi: A13, and out again an hour later
                 self._plan(at_us + 10 * MINUTE_US, lambda later_us: [self._adt("A13", stay, later_us, later_us)])
                 self._plan(
                     at_us + HOUR_US,
@@ -337,6 +348,20 @@ class Timetable:
     def _release(self, bed: Bed, at_us: int) -> Iterator[Timed]:
         for timed in self._held.pop(bed, []):
             yield timed._replace(at_us=at_us)
+
+    def _assessment(self, stay: Occupancy) -> Action:
+        def assess(at_us: int) -> Iterator[Timed]:
+            if stay.is_gone:
+                return
+            patient = stay.patient
+            measured = {"weight": patient.weight_kg, "height": patient.height_cm}
+            if stay.person.birth_date:  # nobody knows a John Doe's age
+                measured["age"] = float(patient.age_years)
+            control_id = self._control_id("C")
+            made = assessment_report(measured, stay.person, stay.visit(), FACILITY, control_id, at_us)
+            yield Timed(at_us, MONITORS, control_id, made.body, stay.medical_record_number, made.values)
+
+        return assess
 
     def _round(self, stay: Occupancy) -> Action:
         def go_round(at_us: int) -> Iterator[Timed]:

@@ -2,8 +2,11 @@
 
 Here: those segments into records.
 Not here: who that is in our house (twin.directory), observations (interop.hl7v2_observations).
-Source: HL7 v2.6 chapter 3; v2.3 for PID-2 and PID-4, which later versions withdrew, and for CN, the form of PV1-7 to
-PV1-17 before XCN (its first component is the same).
+Source: HL7 v2.6 chapter 3, tables 0112 (discharge disposition) and 0136 (yes/no); NUBC UB-04 patient discharge status
+for the codes of 0112 above 42; v2.3 for PID-2 and PID-4, which later versions withdrew, and for CN, the form of PV1-7
+to PV1-17 before XCN (its first component is the same).
+
+PV1-36 is of table 0112, which a site may extend: only codes whose meaning is sure are read as alive or dead.
 
 PID-2 and PID-4 are read only where PID-3 names nobody: newer senders repeat PID-3 there, without the authority.
 """
@@ -16,7 +19,7 @@ from interop.hl7v2_dialect import BAD_TIME, NULL, Dialect
 from interop.hl7v2_records import Identifier, PatientIdentity, Practitioner, Visit
 from interop.hl7v2_text import shorten
 from interop.hl7v2_time import parse_date
-from vocabulary.records import Place, Reason, Rejected
+from vocabulary.records import DischargeOutcome, Place, Reason, Rejected
 
 MOST_IDENTIFIERS: Final = 64
 """More repetitions of PID-3 or MRG-1 than any person has: refused, so that memory stays in proportion to the input."""
@@ -35,12 +38,24 @@ _NOT_VIP: Final = frozenset({"N", "NO", "0", "F", "FALSE", "NONE", "NORMAL"})
 """PV1-16 is of table 0099, which every site fills itself. Whatever is neither empty nor one of these protects: a code
 we do not know costs somebody a reason to give, the other mistake shows a patient who was to be hidden."""
 
+_DISPOSITIONS: Final = {
+    **dict.fromkeys(("20", "40", "41", "42"), DischargeOutcome.DIED),  # expired; at home, in a facility, place unknown
+    **dict.fromkeys(
+        (*(f"{n:02d}" for n in (*range(1, 9), *range(10, 20), 43, 50, 51, *range(61, 67), 69, 70)), *"12345678"),
+        DischargeOutcome.SURVIVED,
+    ),
+}
+"""Left out, so unknown: 09 (the stay goes on as another), 21 to 29 (expired as a state defines it to HL7, to a court of
+law to NUBC), 30 to 39 (still a patient), and whatever a site made up."""
+
+_YES_NO: Final = {"Y": True, "N": False}
+
 _SEXES: Final = {"M": "male", "F": "female", "O": "other", "A": "other", "X": "other"}
 
 
 def read_patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
     """Return PID as an identity; its identifiers may be none, as monitors at a bed without a patient send it."""
-    fields = _fields(segment, reader, 9)
+    fields = _fields(segment, reader, 31)
     identifiers: tuple[Identifier, ...] = ()
     for number in (3, 2, 4):
         found = read_identifiers(fields[number], reader, f"PID-{number}")
@@ -50,12 +65,15 @@ def read_patient(segment: str, reader: Dialect) -> PatientIdentity | Rejected:
             identifiers = found
             break
     name = fields[5].partition(reader.repetition)[0].split(reader.component, 2)
+    died_at_us = reader.time(fields[29].partition(reader.repetition)[0]) if fields[29] else None
     return PatientIdentity(
         identifiers=identifiers,
         family_name=reader.plain(name[0]),
         given_name=reader.plain(name[1]) if len(name) > 1 else "",
         birth_date=parse_date(fields[7].partition(reader.component)[0].strip()) if fields[7] else "",
         sex=_SEXES.get(fields[8].partition(reader.component)[0].strip().upper(), "unknown"),
+        is_dead=_YES_NO.get(fields[30].partition(reader.component)[0].strip().upper()) if fields[30] else None,
+        died_at_us=None if died_at_us == BAD_TIME else died_at_us,
     )
 
 
@@ -122,6 +140,7 @@ def read_visit(segment: str, reader: Dialect, *, is_movement: bool) -> Visit | R
         practitioners=tuple(practitioners),
         told_roles=tuple(told_roles),
         is_vip=_read_vip(fields[16], reader) if is_movement else None,
+        outcome=_read_disposition(fields[36], reader) if is_movement else None,
     )
 
 
@@ -150,6 +169,14 @@ def _read_vip(field: str, reader: Dialect) -> bool | None:
         return None
     first = reader.plain(field.partition(reader.repetition)[0].partition(reader.component)[0])
     return field != NULL and first.upper() not in _NOT_VIP
+
+
+def _read_disposition(field: str, reader: Dialect) -> DischargeOutcome | None:
+    """Return how PV1-36 says the stay ended; None when it says nothing, unknown for HL7's null and codes of a site."""
+    if not _says_something(field, reader):
+        return None
+    code = reader.plain(field.partition(reader.repetition)[0].partition(reader.component)[0])
+    return _DISPOSITIONS.get(code, DischargeOutcome.UNKNOWN)
 
 
 def _says_something(field: str, reader: Dialect) -> bool:

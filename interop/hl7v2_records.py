@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vocabulary.records import Movement, Place, Rejected
+from vocabulary.records import DischargeOutcome, Movement, Place, Rejected
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +52,8 @@ class PatientIdentity(msgspec.Struct, frozen=True, gc=False):
     given_name: str
     birth_date: str
     sex: str  # male, female, other, unknown
+    is_dead: bool | None = None  # PID-30; None: not said
+    died_at_us: int | None = None  # PID-29; None when absent or unreadable
 
 
 class Practitioner(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +84,7 @@ class Visit(msgspec.Struct, frozen=True, gc=False):
     practitioners: tuple[Practitioner, ...] = ()
     told_roles: tuple[str, ...] = ()
     is_vip: bool | None = None  # PV1-16; None: not said
+    outcome: DischargeOutcome | None = None  # PV1-36; None: not said
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):

@@ -1,8 +1,8 @@
 """The feature window: the last day of every patient in minute bins, and numbers made of it.
 
-Here: bins put in as they close or are revised, trends, summaries over 1, 4, 12 and 24 hours. Training runs this same
-update over history, so that a model sees in service what it saw when it was made.
-Not here: making bins from values (twin), the stored minutes (stores), which features a model uses (assets, models).
+Here: bins put in as they close or are revised, trends, summaries over 1, 4, 12 and 24 hours: what boards show.
+Not here: making bins from values (twin), the stored minutes (stores), what risk models see (models.stay_features: whole
+stays and laboratory values, in service by the very call that training makes).
 
 A ring of 1,440 minutes a patient and signal; each slot remembers which minute it holds, so nothing needs sweeping.
 Medians are kept in single precision, as the store keeps them: a window read back after a restart gives the same.

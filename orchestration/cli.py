@@ -22,6 +22,7 @@ from orchestration.access_commands import access_app
 from orchestration.audit_commands import audit_app
 from orchestration.certificates_commands import certificates_app
 from orchestration.keys_commands import keys_app
+from orchestration.model_commands import register as register_models
 from orchestration.signer_commands import register as register_signers
 from vocabulary.errors import ConfigurationError, UnavailableError, VigilError
 
@@ -138,6 +139,13 @@ def demo(
         ),
     ] = None,
     stays: Annotated[int, typer.Option(min=1, max=4_000, help="How many recorded stays to play (with --from).")] = 48,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model/--no-model",
+            help="First train a model, judge it, have two demonstration people sign, and let it speak.",
+        ),
+    ] = True,
     leave: Annotated[
         bool, typer.Option("--exit", help="Stop everything afterwards; 0 only if nothing is missing.")
     ] = False,
@@ -151,7 +159,7 @@ def demo(
     """
     from orchestration import demo as work
 
-    plan = work.Plan(beds, minutes, seed, speed, recorded, stays, leave, as_json)
+    plan = work.Plan(beds, minutes, seed, speed, recorded, stays, leave, as_json, model)
     if not work.demo(_settings(data_dir), plan, _console(), _console(is_for_errors=True)):
         raise typer.Exit(PROBLEM)
 
@@ -311,6 +319,9 @@ def _settle(action: Literal["release", "discard"], items: list[int], data_dir: P
             typer.echo(f"{item.item_id}: {again}" + (f" ({item.reason.value})" if item.state == "open" else ""))
     if any(item.state == "open" for item in settled):
         raise typer.Exit(PROBLEM)
+
+
+register_models(app, EPILOG)
 
 
 def main() -> None:

@@ -95,6 +95,11 @@ class DataDir:
         """Return whether an embedded database was ever made here."""
         return (self.postgres / "data" / "PG_VERSION").exists()
 
+    @property
+    def is_demonstration(self) -> bool:
+        """Return whether what lies here is a demonstration's."""
+        return (self.root / DEMONSTRATION_MARK).exists()
+
     def prepare(self) -> None:
         """Make the folders and check that there is room.
 
@@ -146,13 +151,12 @@ class DataDir:
         Raises:
             ConfigurationError: there is data, and nothing says that it is only a demonstration's.
         """
-        mark = self.root / DEMONSTRATION_MARK
-        if self.has_data and not mark.exists():
+        if self.has_data and not self.is_demonstration:
             raise ConfigurationError(
                 f"{self.root} holds data that is not marked as a demonstration's, so it is not removed. "
                 "Move it away, or set VIGIL_DATA_DIR to another folder."
             )
-        mark.touch()
+        (self.root / DEMONSTRATION_MARK).touch()
         for entry in self.root.iterdir():
             if entry.is_dir() and not entry.is_symlink() and entry != self.run:
                 shutil.rmtree(entry)

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from orchestration import demo_results, processes, services
+from orchestration import demo_model, demo_results, processes, services
 from orchestration.demo_results import Results
 from orchestration.embedded import log_tail
 from orchestration.service_kinds import STOP_GRACE_S
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     stays: int
     is_left: bool  # stop everything afterwards
     as_json: bool
+    has_model: bool = True  # learn a model first and put it in service
 
     @property
     def play_minutes(self) -> float:
@@ -71,23 +73,35 @@ def scaled(settings: Settings, plan: Plan, now_us: int) -> Settings:
     Raises:
         ConfigurationError: other machines could reach it.
     """
+    speed = plan.chosen_speed
+    lead_us = round(plan.play_minutes * 60e6 * (1 - 1 / speed))
+    return own_folder(settings).model_copy(
+        update={
+            "clock_origin_us": now_us - lead_us,
+            "clock_started_at_us": now_us,
+            "clock_speed": speed,
+            "feeds": settings.feeds if plan.recorded is None else _charted(settings.feeds),
+        }
+    )
+
+
+def own_folder(settings: Settings) -> Settings:
+    """Return settings of a demonstration's own folder and servers, on the machine's own clock.
+
+    Raises:
+        ConfigurationError: other machines could reach it.
+    """
     if not is_loopback(settings.host):
         raise ConfigurationError(
             f"VIGIL_HOST={settings.host}: a demonstration listens on this machine only, because anybody may sign in to "
             "it as anybody. Unset VIGIL_HOST."
         )
-    speed = plan.chosen_speed
-    lead_us = round(plan.play_minutes * 60e6 * (1 - 1 / speed))
     return settings.model_copy(
         update={
             "mode": "demo",
             "data_dir": settings.data_dir / DEMO_FOLDER,
             "database_url": None,  # never into a hospital's own database
             "nats_url": None,
-            "clock_origin_us": now_us - lead_us,
-            "clock_started_at_us": now_us,
-            "clock_speed": speed,
-            "feeds": settings.feeds if plan.recorded is None else _charted(settings.feeds),
         }
     )
 
@@ -109,6 +123,7 @@ class Hospital:
         addresses: dict[str, tuple[str, int]],
         log: Path,
         identity: Path | None = None,
+        only: Path | None = None,
     ) -> None:
         """Start it.
 
@@ -118,6 +133,7 @@ class Hospital:
             addresses: of the listeners, by feed.
             log: where it writes.
             identity: what it shows to listeners that speak TLS; None: they speak plain text.
+            only: file of the record numbers to play; None for the first.
 
         Raises:
             ConfigurationError: the demonstration needs feeds that are not configured.
@@ -137,6 +153,8 @@ class Hospital:
         what += ["--clock", f"{settings.clock_origin_us}:{settings.clock_started_at_us}"]
         if identity is not None:
             what += ["--tls-identity", str(identity)]
+        if only is not None:
+            what += ["--only", str(only)]
         self._log = log
         self.summary: dict[str, Any] = {}
         self.at_us = 0  # due time of the last message sent
@@ -230,26 +248,53 @@ def demo(settings: Settings, plan: Plan, console: Console, errors: Console) -> b
         UnavailableError: something did not come up, or was stopped by Ctrl-C before there was a result.
     """
     started_s = time.monotonic()
-    settings = scaled(settings, plan, time.time_ns() // 1_000)
     with stop_signals() as stopping, _progress(errors, not plan.as_json) as progress:
-        task = progress.add_task("starting PostgreSQL, nats-server and the twin's processes", total=None)
-        with services.running(settings, "demo", stopping, is_fresh=True) as house, _supervised(house):
-            log = house.data_dir.logs / "hospital.log"
-            hospital = Hospital(plan, house.settings, house.feed_addresses, log, house.sender_identity())
+        task = progress.add_task("starting", total=None)
+        learned = (
+            _learn(settings, plan, lambda step: progress.update(task, description=step)) if plan.has_model else None
+        )
+        if stopping.is_set():
+            raise UnavailableError("Stopped before the demonstration was over.")
+        # Only now: the ward's clock begins to run fast when it is set.
+        settings = scaled(settings, plan, time.time_ns() // 1_000)
+        progress.update(task, description="starting PostgreSQL, nats-server and the twin's processes")
+        is_fresh = learned is None
+        with services.running(settings, "demo", stopping, is_fresh=is_fresh) as house, _supervised(house):
+            hospital = _start_hospital(house, plan, learned)
             try:
                 progress.update(task, description=_playing(plan), total=plan.play_minutes, completed=0)
                 watch = _Watch(plan, house.settings, hospital, stopping, progress, task)
                 results = asyncio.run(watch.run())
+                said = None
+                if learned is not None:
+                    progress.update(task, description="comparing what the model said with batch", total=None)
+                    said = asyncio.run(demo_model.said(house.settings, learned, results.twins))
                 progress.update(task, visible=False)
                 # A demonstration that ends has waited until nothing was pending; one that goes on always has something.
                 is_whole = results.is_whole and (results.is_settled or not plan.is_left)
-                _report(plan, house, results, hospital, console, time.monotonic() - started_s)
+                if said is not None:
+                    is_whole = is_whole and said.is_well
+                _report(plan, house, results, said, hospital, console, time.monotonic() - started_s)
                 if not plan.is_left:
                     progress.stop()
                     stopping.wait()
             finally:
                 hospital.stop()
     return is_whole
+
+
+def _learn(settings: Settings, plan: Plan, tell: Callable[[str], None]) -> demo_model.Learned:
+    return demo_model.learn(own_folder(settings), plan.recorded, plan.seed, plan.stays, tell)
+
+
+def _start_hospital(house: services.House, plan: Plan, learned: demo_model.Learned | None) -> Hospital:
+    only = None
+    if learned is not None and plan.recorded is not None:
+        # Never a stay that the model learned from.
+        only = house.data_dir.run / "played.txt"
+        only.write_text("\n".join(learned.played) + "\n")
+    log = house.data_dir.logs / "hospital.log"
+    return Hospital(plan, house.settings, house.feed_addresses, log, house.sender_identity(), only)
 
 
 def _playing(plan: Plan) -> str:
@@ -300,7 +345,13 @@ class _Watch:
 
 
 def _report(
-    plan: Plan, house: services.House, results: Results, hospital: Hospital, console: Console, seconds: float
+    plan: Plan,
+    house: services.House,
+    results: Results,
+    said: demo_model.Said | None,
+    hospital: Hospital,
+    console: Console,
+    seconds: float,
 ) -> None:
     if plan.as_json:
         record = demo_results.as_record(results) | {
@@ -312,6 +363,9 @@ def _report(
         }
         if plan.recorded is not None:
             record["stays"] = results.stays
+        if said is not None:
+            record["model"] = demo_model.as_record(said)
         typer.echo(json.dumps(record))
         return
-    demo_results.show(results, house, console, is_left=plan.is_left)
+    of_model = partial(demo_model.show, said, console) if said is not None else None
+    demo_results.show(results, house, console, is_left=plan.is_left, of_model=of_model)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from rich.console import Console
 
-from orchestration import services
+from orchestration import demo_signers, services
 from orchestration.storage import connection
 from orchestration.ward_table import ward_table
 from stores import clinical, quarantine, snapshot_census
@@ -145,8 +145,14 @@ def as_record(results: Results) -> dict[str, Any]:
     }
 
 
-def show(results: Results, house: services.House, console: Console, is_left: bool) -> None:
-    """Print the ward, the books, the latency, and where to look."""
+def show(
+    results: Results,
+    house: services.House,
+    console: Console,
+    is_left: bool,
+    of_model: Callable[[], None] | None = None,
+) -> None:
+    """Print the ward, the books, the latency, what `of_model` prints of the model, and where to look."""
     here = [twin for twin in results.twins if twin.is_admitted] or results.twins
     console.print()
     console.print(ward_table(here, results.names, results.beds, results.seen_at_us))
@@ -163,6 +169,8 @@ def show(results: Results, house: services.House, console: Console, is_left: boo
     if p50 is not None and p99 is not None:
         latency = f"half within {p50 * 1000:,.0f} ms, 99 % within {p99 * 1000:,.0f} ms, socket to snapshot"
         console.print(f"[dim]{'snapshots':<9}[/] {results.snapshots:,}; {latency}", highlight=False)
+    if of_model is not None:
+        of_model()
     console.print()
     for label, where in _where_to_look(results, here, house, is_left):
         console.print(f"[dim]{label:<14}[/] {where}", highlight=False, soft_wrap=True)
@@ -190,6 +198,12 @@ def _where_to_look(
             lines.append(("sign in", f"there, as {house.people} (no password)"))
         if here:
             lines.append(("a patient", f"{house.board_url}patients/{here[0].patient_id}"))
+        if house.people:
+            lines.append(
+                ("models", f"{house.board_url}models (as Lena Fischer, Sami Aalto, Mira Haddad or Dana Weiss)")
+            )
+        if (keys := house.data_dir.root / "signers").is_dir():
+            lines.append(("signers' keys", f"{keys}, passphrase: {demo_signers.PASSPHRASE}"))
         lines.append(("services", f"{vigil} status{folder}"))
         lines.append(("feeds", f"{vigil} feeds{folder}"))
         lines.append(("Dagster", f"{vigil} dagster{folder}"))

@@ -19,6 +19,8 @@ from vocabulary.tls import Identity
 
 OWNER: Final = "vigil"
 DAGSTER_DATABASE: Final = "dagster"
+MLFLOW_DATABASE: Final = "mlflow"
+"""Of the experiment tracker; Dagster's role owns both."""
 
 LOGGING_OPTIONS: Final = (
     # Patients' data stands in statements, parameters and the texts of errors ("invalid input syntax …"). None of them
@@ -72,7 +74,7 @@ def access(tls: PostgresTls | None) -> str:
     roles = ",".join(ROLES)
     return (
         f"hostssl all {OWNER} {LOOPBACK}/32 scram-sha-256 clientcert=verify-ca\n"
-        f"hostssl {DAGSTER_DATABASE} vigil_dagster {LOOPBACK}/32 cert map=vigil\n"
+        f"hostssl {DAGSTER_DATABASE},{MLFLOW_DATABASE} vigil_dagster {LOOPBACK}/32 cert map=vigil\n"
         f"hostssl postgres {roles} {LOOPBACK}/32 cert map=vigil\n"
     )
 

@@ -19,8 +19,10 @@ from orchestration.storage import connection
 from stores import snapshot_census
 from stores.database import Connection, consistent_read
 from stores.ledger import detail_of
+from stores.model_files import ModelFiles
 from twin import replay as twin_replay
 from twin.forecast import open_forecaster
+from twin.serving import Memory
 from vocabulary.errors import ConfigurationError
 from vocabulary.settings import Settings
 
@@ -45,6 +47,7 @@ async def replay(
         UnavailableError: the database does not answer.
     """
     forecaster = open_forecaster(settings)
+    memory = Memory(ModelFiles(settings.models_dir))
     asked = detail_of(named=len(snapshot_ids), sample=sample)
     await require(settings, Surface.PATIENT, Verb.SEARCH, detail=asked)
     async with connection(settings, "replay") as connected, keys_of(settings, "replay keys") as keys:
@@ -55,7 +58,7 @@ async def replay(
         outcomes = []
         for snapshot_id in track(chosen, "replaying", console=console, transient=True, disable=is_quiet):
             try:
-                again = await twin_replay.replay(connected, forecaster, snapshot_id, keys)
+                again = await twin_replay.replay(connected, forecaster, snapshot_id, keys, memory)
             except twin_replay.UnknownSnapshotError as error:
                 raise ConfigurationError(str(error)) from error
             digests = (again.published_digest, again.rebuilt_digest)

@@ -63,7 +63,7 @@ def of_running(settings: Settings, data_dir: DataDir, state: RunState) -> Settin
     That is the process whose identity folder the settings name (Dagster), else the operator.
     """
     update: dict[str, object] = {"data_dir": data_dir.root}
-    if state.command == "demo":
+    if data_dir.is_demonstration:
         update["mode"] = "demo"  # its signers' root lies beside its data, which is believed of a demonstration only
     if state.clock is not None:
         update |= {
@@ -94,9 +94,29 @@ def reachable(settings: Settings) -> Iterator[Settings]:
             f"Nothing runs in {data_dir.root}, and nothing ever did. Start it with `vigil up` (or `vigil demo`), or "
             "set VIGIL_DATA_DIR to where it runs."
         )
+    if data_dir.is_demonstration:
+        settings = settings.model_copy(update={"mode": "demo", "data_dir": data_dir.root})
+    with alone(settings, data_dir) as complete:
+        yield complete
+
+
+@contextmanager
+def alone(settings: Settings, data_dir: DataDir, *, is_fresh: bool = False) -> Iterator[Settings]:
+    """Give settings whose database and bus answer, with nothing else running: for the length of the block.
+
+    Args:
+        settings: as the operator set them.
+        data_dir: whose servers; nothing runs in it.
+        is_fresh: for demonstrations: what an earlier one kept is removed first, but for its addresses.
+
+    Raises:
+        ConfigurationError: something runs in the directory, or the embedded servers cannot start.
+    """
     data_dir.prepare()
     with data_dir.lock():
         end_leftovers(data_dir)
+        if is_fresh:
+            data_dir.clear_demonstration()
         resolved, ports = resolve(settings, data_dir)
         Identities(data_dir, settings).prepare()
         servers = embedded_servers(resolved, data_dir, ports)

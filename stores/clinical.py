@@ -24,6 +24,7 @@ from stores.clinical_rows import (
     EncounterRow,
     IdentifierRow,
     MergeRow,
+    OutcomeRow,
     PatientRow,
     Rows,
     VipRow,
@@ -43,6 +44,7 @@ __all__ = [
     "KnownStay",
     "MergeRow",
     "OpenStay",
+    "OutcomeRow",
     "PatientRow",
     "Rows",
     "VipRow",
@@ -157,6 +159,12 @@ async def load(conn: Connection) -> Rows:
             VipRow,
             sql.SQL("""select encounter_id, is_vip, at_us, known_from, known_to from encounter_vip
             where known_to is null order by encounter_id"""),
+        ),
+        outcomes=await _rows(
+            conn,
+            OutcomeRow,
+            sql.SQL("""select distinct on (encounter_id) encounter_id, outcome, at_us, known_from from outcome
+            order by encounter_id, known_from desc"""),
         ),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vocabulary.records import Place
+from vocabulary.records import DischargeOutcome, Place
 
 
 class PatientRow(msgspec.Struct, frozen=True):
@@ -110,6 +110,15 @@ class VipRow(msgspec.Struct, frozen=True):
     known_to: int | None = None
 
 
+class OutcomeRow(msgspec.Struct, frozen=True):
+    """Whether a stay ended in death, as known from a position on; the newest row of a stay holds."""
+
+    encounter_id: int
+    outcome: DischargeOutcome
+    at_us: int  # when the stay ended, or of the event that says what is known
+    known_from: int
+
+
 class Rows(msgspec.Struct, frozen=True):
     """What is known now, whole: what a directory starts from."""
 
@@ -120,6 +129,7 @@ class Rows(msgspec.Struct, frozen=True):
     associations: list[AssociationRow]
     care: list[CareRow] = []
     vips: list[VipRow] = []
+    outcomes: list[OutcomeRow] = []  # the newest of each stay
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -142,6 +152,7 @@ class Changes(msgspec.Struct, frozen=True):
     care: list[CareRow] = []
     closed_vips: list[VipRow] = []
     vips: list[VipRow] = []
+    outcomes: list[OutcomeRow] = []
 
     @property
     def is_empty(self) -> bool:

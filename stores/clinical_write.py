@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stores.clinical_rows import AssociationRow, CareRow, Changes, EncounterPlaceRow, EncounterRow, PatientRow, VipRow
+from stores.clinical_rows import (
+    AssociationRow,
+    CareRow,
+    Changes,
+    EncounterPlaceRow,
+    EncounterRow,
+    OutcomeRow,
+    PatientRow,
+    VipRow,
+)
 from stores.database import Connection, translated
 from vocabulary.records import partition_of
 
@@ -43,6 +52,7 @@ async def write(conn: Connection, changes: Changes) -> None:
     await _write_associations(conn, changes.closed_associations, changes.associations)
     await _write_care(conn, changes.closed_care, changes.care)
     await _write_vips(conn, changes.closed_vips, changes.vips)
+    await _write_outcomes(conn, changes.outcomes)
 
 
 async def _insert(conn: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -251,4 +261,15 @@ async def _write_vips(conn: Connection, closed: Sequence[VipRow], added: Sequenc
             on conflict (encounter_id, known_from) do update set is_vip = excluded.is_vip, at_us = excluded.at_us,
                 known_to = excluded.known_to""",
             [(row.encounter_id, row.is_vip, row.at_us, row.known_from, row.known_to) for row in added],
+        )
+
+
+async def _write_outcomes(conn: Connection, rows: Sequence[OutcomeRow]) -> None:
+    if rows:
+        await _insert(
+            conn,
+            """insert into outcome (encounter_id, outcome, at_us, known_from)
+            select * from unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[])
+            on conflict (encounter_id, known_from) do update set outcome = excluded.outcome, at_us = excluded.at_us""",
+            [(row.encounter_id, row.outcome, row.at_us, row.known_from) for row in rows],
         )

@@ -38,6 +38,16 @@ _READ_CARE: Final = {"care_relationship": "select", "encounter_vip": "select"}
 # Whoever protects something may make a key for it; only the operator destroys, rotates or replaces keys.
 _USE_KEYS: Final = {"data_key": "select, insert", "master_key": "select, insert"}
 _APPEND: Final = "select, insert"
+# What decides which model may speak. Whoever reads it believes signatures, never the row (governance.serving).
+_READ_MODELS: Final = {
+    "approval_request": "select",
+    "approval_signature": "select",
+    "incident": "select",
+    "model_verdict": "select",
+    "model_version": "select",
+    "serving": "select",
+}
+_CLOSE_INCIDENT: Final = "select, update(closed_at_us, closed_by, closing_note)"
 
 GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
     # Writes who is who, what was held back, and what the engine is to fold. Never a signal, never a snapshot.
@@ -52,6 +62,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "feed_status": "select, insert, update",
         "ledger_entry": _APPEND,
         "location": "select, insert",
+        "outcome": "select, insert, update",
         "partition_log": "select, insert",
         "patient": "select, insert, update",
         "patient_identifier": "select, insert, update",
@@ -66,29 +77,47 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
     "vigil_engine": {
         **_USE_KEYS,
         **_READ_STAYS,
+        # Of the audit it appends which models it refused to load, and reads its chain's hashes: nobody's doings.
+        "audit_event": "select(writer, seq, hash, signature, key_id), insert",
         "ledger_entry": _APPEND,
+        "model_version": "select",
         "observation_event": "select, insert",
         "outbox": "select, insert, delete",
         "partition_log": "select",
         "patient": "select(patient_id, partition, merged_into, created_position, updated_position)",
         "position": "select, update(epoch, position, log_time_us, owner, taken_at)",
+        "risk_score": "select, insert",
+        "serving": "select",
         "signal_block": "select, insert",
         "snapshot_body": "select, insert",
         "snapshot_run": "select, insert",
         "vitals_minute": "select, insert, update",
     },
     # Merges blocks, trims what was folded, forgets old message identities, seals RAW; the notary who signs for the
-    # chains' finished days reads all of them.
+    # chains' finished days reads all of them. Watches models in service by numbers, ages and sexes, never by name, and
+    # takes voice away.
     "vigil_keeper": {
         **_USE_KEYS,
-        "audit_event": "select",
+        "audit_event": _APPEND,
+        "encounter": "select(encounter_id, patient_id, status, started_at_us, ended_at_us)",
+        "incident": _APPEND,
         "ledger_entry": _APPEND,
+        "model_verdict": _APPEND,
+        "model_version": "select",
+        # Numbers, never the texts.
+        "observation_event": "select(patient_id, concept, effective_at, source_key, revision, raw_index, value_index, "
+        "released_position, value, status, received_at, known_from)",
+        "outcome": "select",
         "partition_log": "select, delete",
+        "patient": "select(patient_id, merged_into, birth_date, sex)",
         "position": "select",
         "raw_incarnation": "select, insert",
         "raw_subject": "select, delete",
+        "risk_score": "select",
+        "serving": _APPEND,
         "signal_block": "select, insert, delete",
         "source_message": "select, delete",
+        "vitals_minute": "select",
     },
     # Reads for pages and doors; keeps what was shown, who is signed in, broken glasses and their reviews.
     "vigil_clinic": {
@@ -96,17 +125,23 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         **_READ_STAYS,
         **_READ_CARE,
         **_READ_SIGNALS,
+        **_READ_MODELS,
+        "approval_signature": _APPEND,
         "audit_event": _APPEND,
         "break_glass": _APPEND,
         "break_glass_review": _APPEND,
         "consent": "select",
         "feed_status": "select",
+        "incident": _CLOSE_INCIDENT,
         "notification": "select, insert, update",
+        "outcome": "select",
         "passkey_challenge": "select, insert, delete",
         "passkey_registration": "select, insert",
         "patient": "select",
         "patient_identifier": "select",
         "quarantine_item": "select",
+        "risk_score": "select",
+        "serving": _APPEND,
         "snapshot_body": "select, insert",
         "snapshot_run": "select",
         "vip_flag": "select",
@@ -120,6 +155,8 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         **_READ_SIGNALS,
         **_READ_SNAPSHOTS,
         **_READ_PLACES,
+        "approval_request": _APPEND,
+        "approval_signature": _APPEND,
         "audit_event": _APPEND,
         "break_glass": "select",
         "break_glass_review": _APPEND,
@@ -127,24 +164,47 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "data_key": "select, insert, update",
         "device_association": "select",
         "feed_status": "select",
+        "incident": "select, insert, update(closed_at_us, closed_by, closing_note)",
         "ledger_entry": "select",
         "master_key": "select, insert, update",
+        "model_verdict": _APPEND,
+        "model_version": _APPEND,
         "notification": "select",
+        "outcome": "select",
         "partition_log": "select",
         "passkey_registration": "select",
         "patient": "select",
         "patient_identifier": "select",
         "quarantine_item": "select",
         "raw_subject": "select",
+        "risk_score": "select",
         "schema_migration": "select",
+        "serving": _APPEND,
         "vip_flag": _APPEND,
     },
-    # What Dagster's assets and checks ask: counts and times, no patient.
+    # What Dagster's assets and checks ask: counts and times, and the values of closed days for the lake, by patients'
+    # numbers with sex and birth date, never a name. Registers candidates with their verdicts, asks for approvals, and
+    # promotes what people signed.
     "vigil_dagster": {
+        **_READ_MODELS,
+        "approval_request": _APPEND,
+        # As the engine: it appends to its own chain and reads the chain's hashes, nobody's doings.
+        "audit_event": "select(writer, seq, hash, signature, key_id), insert",
+        "encounter": "select(encounter_id, patient_id, status, started_at_us, ended_at_us)",
         "feed_status": "select",
+        "incident": _APPEND,
         "ledger_entry": "select",
+        "model_verdict": _APPEND,
+        "model_version": _APPEND,
+        "observation_event": "select",
+        "outcome": "select",
         "partition_log": "select(partition, position, messages, values)",
+        "patient": "select(patient_id, merged_into, birth_date, sex)",
+        "patient_merge": "select",
         "position": "select",
+        "risk_score": "select",
+        "serving": _APPEND,
+        "signal_block": "select",
         "snapshot_run": "select",
     },
 }

@@ -1,7 +1,7 @@
 """The directory's memory as rows: every fact with the position that told us, every change kept for the next commit.
 
-Here: patients, identifiers, merges, stays, places, care and bed associations in memory, and what of them must be
-written.
+Here: patients, identifiers, merges, stays, places, care, outcomes and bed associations in memory, and what of them must
+be written.
 Not here: which patient a message means (twin.directory), what movements do (twin.stays), SQL (stores.clinical).
 
 Nothing is overwritten: a row that no longer holds gets `known_to`, and another takes its place. Several changes at one
@@ -23,12 +23,14 @@ from stores.clinical import (
     EncounterRow,
     IdentifierRow,
     MergeRow,
+    OutcomeRow,
     PatientRow,
     VipRow,
 )
 from twin.beds import BED, Occupancy, bed_key, bed_subject, identifier_key, occupancies
 from twin.care import Assignment, Vip, spans
 from twin.stays import Placement, Stay
+from vocabulary.records import DischargeOutcome
 
 Names = tuple[tuple[str, str], ...]
 """Identifiers as (authority, value)."""
@@ -160,6 +162,9 @@ class Book:
             self._encounter_states[stay.encounter_id, position] = row
         self._keep_places(stay, position)
         self._keep_care(before, stay, position)
+        if stay.outcome is not (DischargeOutcome.UNKNOWN if before is None else before.outcome):
+            at_us = stay.started_at_us if stay.ended_at_us is None else stay.ended_at_us
+            self._outcomes[stay.encounter_id, position] = OutcomeRow(stay.encounter_id, stay.outcome, at_us, position)
         touched = self._claim(before, stay)
         return [bed_key(subject) for subject in touched if self._settle(subject, position)]
 
@@ -282,6 +287,7 @@ class Book:
             care=list(self._care_revisions.added.values()),
             closed_vips=self._vip_revisions.closed,
             vips=list(self._vip_revisions.added.values()),
+            outcomes=list(self._outcomes.values()),
         )
         self._forget_changes()
         return changes
@@ -292,6 +298,7 @@ class Book:
         self._encounter_states: dict[tuple[int, int], EncounterRow] = {}
         self._new_identifiers: list[IdentifierRow] = []
         self._new_merges: list[MergeRow] = []
+        self._outcomes: dict[tuple[int, int], OutcomeRow] = {}
         self._place_revisions: _Revisions[EncounterPlaceRow] = _Revisions(
             lambda row: (row.encounter_id, row.from_us, row.known_from)
         )
@@ -315,6 +322,7 @@ class Book:
         for cared in rows.care:
             self._care.setdefault(cared.encounter_id, {})[_care_key(cared)] = cared
         self._vips = {row.encounter_id: row for row in rows.vips}
+        outcomes = {row.encounter_id: DischargeOutcome(row.outcome) for row in rows.outcomes}
         for encounter in rows.encounters:
             self._encounters[encounter.encounter_id] = encounter
             stay = _stay(
@@ -322,6 +330,7 @@ class Book:
                 self._places.setdefault(encounter.encounter_id, {}).values(),
                 self._care.get(encounter.encounter_id, {}).values(),
                 self._vips.get(encounter.encounter_id),
+                outcomes.get(encounter.encounter_id, DischargeOutcome.UNKNOWN),
             )
             self._stays.setdefault(stay.patient_id, {})[stay.encounter_id] = stay
             self._claim(None, stay)
@@ -331,7 +340,13 @@ class Book:
             held.setdefault(association.subject, []).append(association)
 
 
-def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow], care: Iterable[CareRow], vip: VipRow | None) -> Stay:
+def _stay(
+    row: EncounterRow,
+    places: Iterable[EncounterPlaceRow],
+    care: Iterable[CareRow],
+    vip: VipRow | None,
+    outcome: DischargeOutcome,
+) -> Stay:
     return Stay(
         row.encounter_id,
         row.patient_id,
@@ -343,6 +358,7 @@ def _stay(row: EncounterRow, places: Iterable[EncounterPlaceRow], care: Iterable
         tuple(Placement(place.from_us, place.place, place.placed_by) for place in places),
         _assignments(care),
         None if vip is None else Vip(vip.at_us, vip.is_vip),
+        outcome,
     )
 
 

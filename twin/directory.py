@@ -29,6 +29,7 @@ from stores.database import Connection, storable
 from twin.beds import DEVICE, bed_key, bed_subject, device_key, identifier_key, wearer
 from twin.book import Book, Names
 from twin.care import care_told
+from twin.endings import ending_told
 from twin.stays import CLOCK_TOLERANCE_US, NOWHERE, Stay, Told, plan
 from vocabulary.records import Merged, Moved, Movement, Place, RawId, Reason, Rejected
 
@@ -367,6 +368,7 @@ def _told(message: Message, movement: Movement, arrival: _Arrival) -> Told:
         visit.admitted_at_us,
         visit.discharged_at_us,
         care_told(visit),
+        ending_told(message.patient, visit),
     )
 
 

@@ -12,10 +12,9 @@ Not here: what arrives and when a cycle begins (twin.engine_loop), folding (twin
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,15 +25,18 @@ from stores import clinical, minutes, partition_log, positions, snapshots, times
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.ledger import Entry, LedgerWriter
 from stores.timeseries import Sample
-from twin import rebuilding
+from twin import rebuilding, stay_state
 from twin.bus import Bus
 from twin.forecast import Forecaster
+from twin.risk import Serving, Silence
+from twin.settling import Settler
+from twin.snapshot_writer import Cycle, SnapshotWriter, make_due
 from twin.state import MINUTE_US, Patient, Unresolved
 from vocabulary.clock import Clock
 from vocabulary.errors import BrokenInvariantError
 from vocabulary.records import Moved, Movement, Observed, PartitionBatch, Tick, partition_of
 from vocabulary.settings import Settings
-from vocabulary.snapshot import Publication, SnapshotKey, canonical_bytes, digest
+from vocabulary.snapshot import Publication
 
 _ENCODER = msgspec.msgpack.Encoder()
 _log = logging.getLogger("vigil.engine")
@@ -55,29 +57,38 @@ class Engine:
         ledger: LedgerWriter,
         taken: dict[int, positions.Taken],
         keys: KeyRing,
+        serving: Serving,
     ) -> None:
         """Use `open_engine`."""
         self._settings = settings
+        self._writer = SnapshotWriter(forecaster, clock, keys, serving)
         self._keys = keys
         self._connection = connection
         self._forecaster = forecaster
-        self._clock = clock
         self._ledger = ledger
         self._epochs = {partition: row.epoch for partition, row in taken.items()}
         self.positions = {partition: row.position for partition, row in taken.items()}
         self._log_times = {partition: row.log_time_us for partition, row in taken.items()}
         self.patients: dict[int, Patient] = {}
         self.window = FeatureWindow(minutes.minute_concepts())
-        self._kept_minutes: dict[int, int] = {}  # patient -> minute of the newest body kept
-        self._published_outbox: list[int] = []
+        self._settler = Settler(self.window, forecaster.series_concepts)
         self.values = 0
-        self.snapshots = 0
         self.cycles = 0
 
     @property
     def log_time_us(self) -> int:
         """Return the newest log time of any owned partition."""
         return max(self._log_times.values(), default=0)
+
+    @property
+    def snapshots(self) -> int:
+        """Return how many snapshots were made."""
+        return self._writer.snapshots
+
+    @property
+    def scored(self) -> int:
+        """Return how many estimates models were asked for."""
+        return self._writer.scored
 
     async def load(self) -> None:
         """Read back the patients of the owned partitions as known at their positions."""
@@ -98,7 +109,7 @@ class Engine:
         """Read one patient back, wherever it lies now; return whether it is admitted."""
         log_time_us = self._log_times[partition_of(patient_id)]
         located = await rebuilding.locate(connection, patient_id, known_at)
-        patient = Patient(patient_id, located.encounter_id, located.place, located.record_ids)
+        patient = Patient(patient_id, located.encounter_id, located.place, located.record_ids, located.started_at_us)
         await rebuilding.read_signals(
             connection,
             patient,
@@ -115,13 +126,17 @@ class Engine:
         before = self.patients.get(patient_id)
         if before is not None:
             patient.received_monotonic_ns = before.received_monotonic_ns
+        if located.is_admitted and before is not None and stay_state.is_same_stay(patient, before):
+            patient.series = before.series  # what changed it since is settled at the end of this cycle
+        elif located.is_admitted:  # nobody is told the risk of one who left
+            await stay_state.read(connection, patient, self._forecaster.series_concepts, log_time_us, known_at)
         self.patients[patient_id] = patient
         return located.is_admitted
 
     def _drop(self, patient_id: int) -> None:
         self.patients.pop(patient_id, None)
         self.window.clear(patient_id)
-        self._kept_minutes.pop(patient_id, None)
+        self._writer.drop(patient_id)
 
     async def catch_up(self, partitions: Sequence[int]) -> list[PartitionBatch]:
         """Return what the partition log holds beyond the positions of some partitions, up to one place in the log."""
@@ -180,9 +195,22 @@ class Engine:
                 if applied != len(samples):
                     raise BrokenInvariantError(f"{len(samples)} values to store, {applied} stored")
                 leaving = await self._resolve(connection, unresolved)
-                await self._settle_minutes(connection, unresolved, leaving)
-                publications = await self._write_snapshots(
-                    connection, touched, leaving, moved, unresolved.patients, tick is not None
+                await self._settler.settle(
+                    connection, self.patients, unresolved, leaving, self.positions, self._log_times
+                )
+                publications = await self._writer.write(
+                    connection,
+                    Cycle(
+                        self.patients,
+                        self.window,
+                        self.positions,
+                        self._log_times,
+                        touched=touched,
+                        leaving=leaving,
+                        moved=moved,
+                        relocated=unresolved.patients,
+                        is_tick=tick is not None,
+                    ),
                 )
                 await self._ledger.append(
                     connection,
@@ -295,126 +323,6 @@ class Engine:
             )
         return leaving
 
-    async def _settle_minutes(self, connection: Connection, unresolved: Unresolved, leaving: set[int]) -> None:
-        """Compute the medians of minutes that ended, and again of ended minutes that something late changed."""
-        rows: list[minutes.Minute] = []
-        for patient_id in sorted(unresolved.survivors):
-            if partition_of(patient_id) in self.positions:
-                current = self._log_times[partition_of(patient_id)] // MINUTE_US
-                rows.extend(await self._computed(connection, patient_id, current - rebuilding.WINDOW_MINUTES, current))
-        for patient_id, first, last in _runs(unresolved.minutes):
-            computed = {
-                row.minute_us // MINUTE_US: row for row in await self._computed(connection, patient_id, first, last + 1)
-            }
-            rows.extend(
-                computed.get(minute) or self._minute(patient_id, minute, {}) for minute in range(first, last + 1)
-            )
-        for patient_id, patient in self.patients.items():
-            log_time_us = self._log_times[partition_of(patient_id)]
-            # Nobody will be there when the last minute of one who leaves is over.
-            over = patient.touched_minutes() if patient_id in leaving else patient.closed_minutes(log_time_us)
-            for minute in sorted(over):
-                values = {
-                    number: patient.signals[number].values_of_minute(minute)
-                    for number in self.window.concept_numbers
-                    if number in patient.signals
-                }
-                rows.append(self._minute(patient_id, minute, values))
-        for row in rows:
-            # The window begins with 1970; a stay of a data set whose dates were shifted may lie before it.
-            if row.patient_id not in self.patients or row.minute_us < 0:
-                continue
-            for number, value, count in zip(self.window.concept_numbers, row.medians, row.n, strict=True):
-                self.window.put(
-                    row.patient_id, number, row.minute_us // MINUTE_US, math.nan if value is None else value, count
-                )
-        await minutes.put_minutes(connection, rows)
-
-    async def _computed(
-        self, connection: Connection, patient_id: int, from_minute: int, to_minute: int
-    ) -> list[minutes.Minute]:
-        """Return minutes made of stored values, as known at the patient's position."""
-        known_at = self.positions[partition_of(patient_id)]
-        patient = self.patients.get(patient_id)
-        ids: Sequence[int] = patient.record_ids if patient is not None else ()
-        if not ids:
-            ids = await clinical.merged_ids(connection, patient_id, known_at=known_at)
-        return await minutes.compute_minutes(
-            connection, ids, from_minute * MINUTE_US, to_minute * MINUTE_US, known_at=known_at
-        )
-
-    def _minute(self, patient_id: int, minute: int, values: dict[int, list[float]]) -> minutes.Minute:
-        listed = [values.get(number, []) for number in self.window.concept_numbers]
-        return minutes.Minute(
-            patient_id, minute * MINUTE_US, tuple(map(minutes.median, listed)), tuple(map(minutes.counted, listed))
-        )
-
-    async def _write_snapshots(
-        self,
-        connection: Connection,
-        touched: set[int],
-        leaving: set[int],
-        moved: Collection[int],
-        relocated: set[int],
-        is_tick: bool,
-    ) -> list[Publication]:
-        """Build the snapshots that have news or are due, and write runs, bodies and the outbox."""
-        runs: dict[int, list[snapshots.RunEntry]] = {}
-        outgoing: dict[int, list[Publication]] = {}
-        bodies: list[snapshots.Body] = []
-        for patient_id, patient in sorted(self.patients.items()):
-            partition = partition_of(patient_id)
-            log_time_us = self._log_times[partition]
-            if patient_id not in touched and not (is_tick and log_time_us >= patient.next_due_us):
-                continue
-            if partition not in moved:
-                patient.next_due_us = 0  # what changed it lies in another partition: at the next tick
-                continue
-            patient.forget(log_time_us)  # also without a tick: days may be caught up with before the next
-            key = SnapshotKey(partition, self.positions[partition], patient_id)
-            snapshot = self._forecaster.snapshot(
-                patient, self.window, key, log_time_us, is_admitted=patient_id not in leaving
-            )
-            patient.next_due_us = self._forecaster.next_due_us(snapshot)
-            body = canonical_bytes(snapshot)
-            runs.setdefault(partition, []).append(snapshots.RunEntry(patient_id, log_time_us, digest(body)))
-            outgoing.setdefault(partition, []).append(
-                Publication(snapshot.snapshot_id, patient_id, snapshot.ward, body, patient.received_monotonic_ns)
-            )
-            patient.received_monotonic_ns = []
-            why = self._why_kept(patient_id, log_time_us, is_movement=patient_id in relocated)
-            if why:
-                bodies.append(snapshots.Body(partition, key.position, patient_id, log_time_us, why, body))  # type: ignore[arg-type]
-        now_us = self._clock.now_us()
-        await snapshots.put_runs(
-            connection,
-            [
-                snapshots.Run(partition, self.positions[partition], now_us, entries)
-                for partition, entries in runs.items()
-            ],
-        )
-        await snapshots.put_bodies(connection, bodies, self._keys)
-        await snapshots.delete_outbox(connection, self._published_outbox)
-        self._published_outbox = await snapshots.put_outboxes(
-            connection,
-            [(partition, self.positions[partition], rows) for partition, rows in outgoing.items()],
-            self._keys,
-        )
-        publications = [publication for rows in outgoing.values() for publication in rows]
-        self.snapshots += len(publications)
-        return publications
-
-    def _why_kept(self, patient_id: int, log_time_us: int, *, is_movement: bool) -> str:
-        """Return why a body is kept, or "" when its digest is enough: it can be made again."""
-        minute = log_time_us // MINUTE_US
-        last = self._kept_minutes.get(patient_id)
-        if last is not None and minute <= last and not is_movement:
-            return ""
-        self._kept_minutes[patient_id] = minute
-        if is_movement:
-            return "movement"
-        return "first" if last is None else "minute"
-
     async def publish_left_over(self, bus: Bus) -> int:
         """Publish what a predecessor committed but may not have published; each has its id, so twice is harmless."""
         async with transaction(self._connection) as connection:
@@ -427,26 +335,11 @@ class Engine:
 
     def publish_all_soon(self) -> None:
         """Make every patient's snapshot due at the next tick: the bus has forgotten them."""
-        for patient in self.patients.values():
-            patient.next_due_us = 0
+        make_due(self.patients)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
-
-
-def _runs(minutes_of_patients: Collection[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Yield (patient, first minute, last minute) for each stretch of adjacent minutes."""
-    stretch: tuple[int, int, int] | None = None
-    for patient_id, minute in sorted(minutes_of_patients):
-        if stretch is not None and stretch[0] == patient_id and minute == stretch[2] + 1:
-            stretch = (patient_id, stretch[1], minute)
-            continue
-        if stretch is not None:
-            yield stretch
-        stretch = (patient_id, minute, minute)
-    if stretch is not None:
-        yield stretch
 
 
 def _applied(
@@ -469,9 +362,24 @@ def _applied(
 
 
 async def open_engine(
-    settings: Settings, url: str, clock: Clock, forecaster: Forecaster, partitions: Sequence[int], keys: KeyRing
+    settings: Settings,
+    url: str,
+    clock: Clock,
+    forecaster: Forecaster,
+    partitions: Sequence[int],
+    keys: KeyRing,
+    serving: Serving | None = None,
 ) -> Engine:
     """Take partitions over and read their patients back. The ring stays the caller's to close.
+
+    Args:
+        settings: of the process.
+        url: of the database.
+        clock: when snapshots are published.
+        forecaster: what they say.
+        partitions: which.
+        keys: seal what is written.
+        serving: which model may speak; None: none.
 
     Raises:
         UnavailableError: PostgreSQL does not answer.
@@ -486,7 +394,14 @@ async def open_engine(
             ledger = ledger_writer(settings, f"engine-{min(partitions):02d}")
             await ledger.open(connection)
         engine = Engine(
-            settings, connection, forecaster, clock, ledger, {readers[name]: row for name, row in taken.items()}, keys
+            settings,
+            connection,
+            forecaster,
+            clock,
+            ledger,
+            {readers[name]: row for name, row in taken.items()},
+            keys,
+            serving or Silence(),
         )
         await engine.load()
         return engine

@@ -15,17 +15,24 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 
+from governance.audit import Auditor
+from governance.notary import heads_of
 from governance.privacy import KeyRing, open_ring
+from stores.database import connect
 from twin import health
 from twin.bus import Bus
 from twin.engine import Engine, open_engine
 from twin.forecast import Forecaster
+from twin.process import end
+from twin.serving import ServingFollower
 from twin.subjects import SNAPSHOTS, TWINS
-from vocabulary.clock import Clock
+from vocabulary.clock import Clock, SystemClock
 from vocabulary.errors import UnavailableError
 from vocabulary.records import Merged, PartitionBatch, Tick, partition_of
 from vocabulary.settings import Settings
+from vocabulary.signing import SigningKey
 from vocabulary.snapshot import Publication
+from vocabulary.tls import Identity
 
 _EVENT = msgspec.msgpack.Decoder(PartitionBatch | Tick)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -36,6 +43,8 @@ SLOW_S = 0.5
 _RESYNC_S = 2.0
 """Without any tick for this long, batches may have been lost on the way: look into the partition log."""
 _LATENCIES = 100_000
+FIRST_LOOK_S = 10.0
+"""An engine that starts waits this long at most to know who may speak: then it begins with NEWS2 alone."""
 
 
 class Latencies:
@@ -109,6 +118,10 @@ async def run(
     keys: KeyRing | None = None
     latencies = Latencies()
     inbox = Inbox(partitions)
+    auditor = _auditor(settings, url, partitions)
+    serving = ServingFollower(
+        settings, lambda: connect(url, application_name="vigil engine serving"), SystemClock(), auditor
+    )
     await bus.subscribe_events(inbox.put)
     bus.on_reconnect(inbox.note_reconnection)
 
@@ -122,6 +135,10 @@ async def run(
             "cycles": current.cycles,
             "log_time_us": current.log_time_us,
             "undecodable": inbox.undecodable + bus.dropped,
+            "model": serving.voices.champion.name,
+            "silent_model": serving.voices.silent.name,
+            "serving": serving.voices.champion.token,
+            "scored": current.scored,
             **latencies.detail(),
         }
 
@@ -129,11 +146,16 @@ async def run(
         health.report(settings.data_dir / "run", "engine", "", lambda: current is not None and bus.is_ready, detail)
     )
     waker = asyncio.create_task(_wake_at(stop, inbox))
+    follower = asyncio.create_task(serving.run(stop), name="serving")
     try:
+        if not await serving.first_look(FIRST_LOOK_S):
+            _log.warning("serving_not_read_yet")
         while not stop.is_set():
+            if follower.done():
+                follower.result()  # a defect of ours: end loudly, and be started anew
             try:
                 keys = await open_ring(settings, url, purpose="engine keys")
-                current = await open_engine(settings, url, clock, forecaster, partitions, keys)
+                current = await open_engine(settings, url, clock, forecaster, partitions, keys, serving)
                 _log.info("engine_open", extra={"patients": len(current.patients)})
                 await _follow(settings, bus, current, inbox, latencies, clock, stop)
             except UnavailableError as error:
@@ -149,6 +171,23 @@ async def run(
     finally:
         reporter.cancel()
         waker.cancel()
+        await end([follower])
+        await auditor.close()
+
+
+def _auditor(settings: Settings, url: str, partitions: Sequence[int]) -> Auditor:
+    """Return who records what this engine refused to load, on a chain of its own."""
+    signer, heads = None, None
+    if settings.identity_dir is not None:
+        signer = SigningKey.load(Identity(settings.identity_dir).ledger_key)
+        heads = heads_of(settings)
+    return Auditor(
+        lambda: connect(url, application_name="vigil engine audit"),
+        f"engine-{min(partitions):02d}",
+        signer,
+        heads,
+        SystemClock(),  # an event is of real time, whatever clock a demonstration's ward has
+    )
 
 
 async def _wake_at(stop: asyncio.Event, inbox: Inbox) -> None:

@@ -1,16 +1,17 @@
 """From one patient's state to a snapshot: what is current, what is stale, which score may be said.
 
-Pure: the same state, log time and protocols give the same bytes, on any day.
+Pure: the same state, log time, protocols and voice give the same bytes, on any day.
 
 Here: staleness, scores by protocol, silent feeds, notices, when the next snapshot is due by itself.
-Not here: the scores' arithmetic (models.risk), reading or writing anything (twin.engine).
+Not here: the scores' arithmetic (models.risk), what a learned model says (twin.risk), reading or writing anything
+(twin.engine).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,16 +20,27 @@ import msgspec
 from models.features import FeatureWindow
 from models.risk import aggregate
 from stores.minutes import minute_concepts
+from twin import risk
 from twin.state import EVENT_MEMORY_US, MINUTE_US, SIGNAL_MEMORY_US, Entry, Patient
+from twin.voice import NOBODY, Voice
+from validation import model_protocol
 from validation import protocols as protocol_files
+from validation.model_protocol import ModelProtocol
 from vocabulary import concepts
 from vocabulary.protocol import Protocol
 from vocabulary.records import ObservationStatus
 from vocabulary.settings import Settings
-from vocabulary.snapshot import FeedState, Provenance, SignalState, SnapshotKey, TwinSnapshot, snapshot_id
+from vocabulary.snapshot import (
+    FeedState,
+    Provenance,
+    RiskForecast,
+    SignalState,
+    SnapshotKey,
+    TwinSnapshot,
+    snapshot_id,
+)
 
 SECOND_US = 1_000_000
-NO_MODEL = "No approved model: NEWS2 is shown."
 _STATUS = {
     ObservationStatus.FINAL: "final",
     ObservationStatus.PRELIMINARY: "preliminary",
@@ -39,8 +51,24 @@ _STATUS = {
 class Forecaster:
     """Builds snapshots under fixed protocols and settings."""
 
-    def __init__(self, settings: Settings, protocols: Mapping[str, Protocol], code: CodeIdentity) -> None:
-        """Fix everything a snapshot depends on besides the state."""
+    def __init__(
+        self,
+        settings: Settings,
+        protocols: Mapping[str, Protocol],
+        code: CodeIdentity,
+        model_rules: ModelProtocol | None = None,
+    ) -> None:
+        """Fix everything a snapshot depends on besides the state and the voice.
+
+        Args:
+            settings: tolerances, feeds, heartbeat.
+            protocols: of the scores, by name.
+            code: which code is running.
+            model_rules: the protocol that models speak under; None for Vigil's own.
+        """
+        rules_of_models = model_protocol.load() if model_rules is None else model_rules
+        self.estimator = risk.Estimator(rules_of_models)
+        self.series_concepts = risk.series_concepts()
         self._future_us = round(settings.future_tolerance_s * SECOND_US)
         self._heartbeat_us = round(settings.snapshot_heartbeat_s * SECOND_US)
         self._intervals_s = {feed.name: feed.expected_interval_s for feed in settings.feeds}
@@ -53,6 +81,7 @@ class Forecaster:
             terminology_version=concepts.TERMINOLOGY_VERSION,
             protocols={
                 **{name: f"{protocol.version} {protocol.digest[:16]}" for name, protocol in protocols.items()},
+                rules_of_models.name: f"{rules_of_models.version} {rules_of_models.digest[:16]}",
                 "feeds": hashlib.sha256(rules).hexdigest()[:16],
             },
         )
@@ -81,8 +110,20 @@ class Forecaster:
         log_time_us: int,
         *,
         is_admitted: bool,
+        voice: Voice = NOBODY,
+        risks: Sequence[RiskForecast] = (),
     ) -> TwinSnapshot:
-        """Return the snapshot of a patient at a log position and time."""
+        """Return the snapshot of a patient at a log position and time.
+
+        Args:
+            patient: their state.
+            window: the trends.
+            key: where in the log.
+            log_time_us: the log's clock there.
+            is_admitted: whether they are still here.
+            voice: of the champion, in force when this is said.
+            risks: what it says of this patient.
+        """
         latest = self.current(patient, log_time_us)
         signals = [self._signal(patient, window, number, entry, log_time_us) for number, entry in latest.items()]
         by_key = {signal.concept: signal for signal in signals}
@@ -98,9 +139,15 @@ class Forecaster:
             signals=signals,
             scores=aggregate.scores(self._protocols, by_key),
             feeds=self._feeds(latest, log_time_us),
-            notices=[NO_MODEL],
-            provenance=self._provenance,
+            notices=voice.notices(),
+            provenance=self._provenance_under(voice),
+            risks=list(risks),
         )
+
+    def _provenance_under(self, voice: Voice) -> Provenance:
+        if voice is NOBODY:
+            return self._provenance
+        return msgspec.structs.replace(self._provenance, model=voice.name, serving=voice.serving_id)
 
     def _signal(
         self, patient: Patient, window: FeatureWindow, number: int, entry: Entry, log_time_us: int

@@ -9,8 +9,10 @@ to run twice at once. A round goes in this order, so that what must not wait com
 4. packs after their day are sealed under patients' keys, noted in the ledger, and removed from the stream;
 5. days that are over get their signed root: last, so that it covers what was noted before.
 
+Beside the rounds, and never waiting for one, runs the watch over the models in service (twin.watch).
+
 Here: what is done how often. Not here: the work itself (stores.compaction, stores.partition_log, twin.sealing,
-governance.key_destruction, governance.notary).
+governance.key_destruction, governance.notary, twin.watch).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from stores import partition_log, positions, raw_subjects, source_messages, time
 from stores.blobs import BlobStore
 from stores.database import Connection, connect, transaction
 from stores.raw_archive import RawArchive
-from twin import health, sealing
+from twin import health, process, sealing, watch
 from twin.bus import Bus
 from vocabulary.clock import SystemClock
 from vocabulary.errors import ConfigurationError, FencedOutError, RefusedError, UnavailableError
@@ -141,10 +143,12 @@ async def _sign_days(settings: Settings, connection: Connection) -> int:
 async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> None:
     """Keep house once a minute until `stop`."""
     last: health.Detail = {}
+    watched: health.Detail = {}
     is_ready = False
     reporter = asyncio.create_task(
-        health.report(settings.data_dir / "run", "keeper", "", lambda: is_ready, lambda: last)
+        health.report(settings.data_dir / "run", "keeper", "", lambda: is_ready, lambda: last | watched)
     )
+    watching = asyncio.create_task(watch.run(settings, url, SystemClock(), stop, watched), name="watch")
     try:
         while not stop.is_set():
             try:
@@ -171,3 +175,4 @@ async def run(settings: Settings, bus: Bus, url: str, stop: asyncio.Event) -> No
                     await asyncio.wait_for(stop.wait(), 1.0)
     finally:
         reporter.cancel()
+        await process.end([watching])

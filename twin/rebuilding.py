@@ -26,6 +26,7 @@ class Located(NamedTuple):
     encounter_id: int  # 0: no stay known
     place: Place
     is_admitted: bool  # in a stay of ours, and the surviving record
+    started_at_us: int = 0  # of the stay
 
 
 async def locate(connection: Connection, patient_id: int, known_at: int) -> Located:
@@ -42,7 +43,8 @@ async def locate(connection: Connection, patient_id: int, known_at: int) -> Loca
     # The open stay in a bed, else any open one, else the latest: as the directory chooses (twin.directory).
     stay = max(stays, key=_presence)
     place = stay.places[-1].place if stay.places else Place()
-    return Located(ids, stay.encounter_id, place, stay.status == "in-progress" and is_survivor)
+    is_admitted = stay.status == "in-progress" and is_survivor
+    return Located(ids, stay.encounter_id, place, is_admitted, stay.started_at_us)
 
 
 def _presence(stay: clinical.KnownStay) -> tuple[bool, bool, int, int]:

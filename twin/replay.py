@@ -13,11 +13,21 @@ from models.features import FeatureWindow
 from stores import minutes, snapshot_census, snapshots
 from stores.database import Connection, transaction
 from stores.envelope import Keys
-from twin import rebuilding
+from twin import rebuilding, stay_state
 from twin.forecast import Forecaster
+from twin.serving import Memory
 from twin.state import Patient
+from twin.voice import NOBODY, Voice
 from vocabulary.errors import VigilError
-from vocabulary.snapshot import SnapshotKey, TwinSnapshot, canonical_bytes, digest, from_bytes, parse_snapshot_id
+from vocabulary.snapshot import (
+    RiskForecast,
+    SnapshotKey,
+    TwinSnapshot,
+    canonical_bytes,
+    digest,
+    from_bytes,
+    parse_snapshot_id,
+)
 
 
 class UnknownSnapshotError(VigilError):
@@ -36,16 +46,27 @@ class Replayed(NamedTuple):
     differences: list[str]  # names of fields that differ, where the body was kept
 
 
-async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: str, keys: Keys) -> Replayed:
+async def replay(
+    connection: Connection, forecaster: Forecaster, snapshot_id: str, keys: Keys, memory: Memory | None = None
+) -> Replayed:
     """Make one published snapshot again and compare.
 
     The comparison is of digests, so it needs no key; the fields that differ can be named only where the kept body can
     still be read.
 
+    Args:
+        connection: outside of a transaction.
+        forecaster: as it was then.
+        snapshot_id: which.
+        keys: unseal the kept body.
+        memory: the models that spoke then; None: only snapshots without a model can be made again.
+
     Raises:
         UnknownSnapshotError: no such snapshot was published, or the id is not one.
+        ModelFileMissingError, ModelFileDamagedError: the model that spoke then is not here any more.
         UnavailableError: PostgreSQL does not answer.
     """
+    memory = memory or Memory(None)
     try:
         key = parse_snapshot_id(snapshot_id)
     except ValueError as error:
@@ -56,7 +77,7 @@ async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: st
             raise UnknownSnapshotError(
                 f"no snapshot {snapshot_id} was published. `vigil replay --sample 5` takes some."
             )
-        rebuilt = await rebuild(connection, forecaster, key, kept.as_of_us)
+        rebuilt = await rebuild(connection, forecaster, key, kept.as_of_us, await memory.voice(connection, kept.voice))
     body = canonical_bytes(rebuilt)
     published = from_bytes(kept.body) if kept.body is not None else None
     rebuilt_digest = digest(body)
@@ -76,10 +97,12 @@ async def replay(connection: Connection, forecaster: Forecaster, snapshot_id: st
     )
 
 
-async def rebuild(connection: Connection, forecaster: Forecaster, key: SnapshotKey, as_of_us: int) -> TwinSnapshot:
-    """Return the snapshot of a patient as known at a log position, at a log time."""
+async def rebuild(
+    connection: Connection, forecaster: Forecaster, key: SnapshotKey, as_of_us: int, voice: Voice = NOBODY
+) -> TwinSnapshot:
+    """Return the snapshot of a patient as known at a log position, at a log time, under a voice."""
     located = await rebuilding.locate(connection, key.patient_id, key.position)
-    patient = Patient(key.patient_id, located.encounter_id, located.place, located.record_ids)
+    patient = Patient(key.patient_id, located.encounter_id, located.place, located.record_ids, located.started_at_us)
     await rebuilding.read_signals(
         connection,
         patient,
@@ -89,7 +112,15 @@ async def rebuild(connection: Connection, forecaster: Forecaster, key: SnapshotK
     )
     window = FeatureWindow(minutes.minute_concepts())
     await rebuilding.compute_window(connection, window, patient, as_of_us, key.position)
-    return forecaster.snapshot(patient, window, key, as_of_us, is_admitted=located.is_admitted)
+    risks: list[RiskForecast] = []
+    if voice.is_card and located.is_admitted:
+        minute = stay_state.through_minute(as_of_us, patient.started_at_us)
+        if voice.may_speak and minute <= stay_state.LAST_MINUTE:
+            await stay_state.compute(connection, patient, forecaster.series_concepts, as_of_us, key.position)
+        risks = forecaster.estimator.forecasts(voice, [patient], [minute], with_reasons=True)
+    return forecaster.snapshot(
+        patient, window, key, as_of_us, is_admitted=located.is_admitted, voice=voice, risks=risks
+    )
 
 
 async def sample_ids(connection: Connection, count: int, seed: int) -> Sequence[str]:

@@ -15,6 +15,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from models.stay_series import StaySeries
 from stores.timeseries import Sample
 from vocabulary.records import ObservationStatus, Observed, Place
 
@@ -146,15 +147,26 @@ class Patient:
         "place",
         "received_monotonic_ns",
         "record_ids",
+        "series",
         "signals",
+        "started_at_us",
     )
 
-    def __init__(self, patient_id: int, encounter_id: int, place: Place, record_ids: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        patient_id: int,
+        encounter_id: int,
+        place: Place,
+        record_ids: tuple[int, ...] = (),
+        started_at_us: int = 0,
+    ) -> None:
         """Start with no signals."""
         self.patient_id = patient_id
         self.encounter_id = encounter_id
         self.place = place
         self.record_ids = record_ids or (patient_id,)  # with those merged into this one
+        self.started_at_us = started_at_us  # of the stay
+        self.series: StaySeries | None = None  # None: nobody asks for a forecast of this stay (any more)
         self.signals: dict[int, Signal] = {}
         self.received_monotonic_ns: list[int] = []  # of messages not yet reflected in a published snapshot
         self.next_due_us = 0  # the log's clock at which a snapshot is due even without news

@@ -1,8 +1,8 @@
 """What an admission, a transfer or a discharge does to a patient's stays: pure rules, told in any order.
 
 Here: a stay as its facts (start, end, placements), the table of movements, what is impossible.
-Not here: who has a bed when two claim it (twin.beds), who cares for the patient (twin.care), who the patient is
-(twin.directory), rows and their knowledge times (twin.book).
+Not here: who has a bed when two claim it (twin.beds), who cares for the patient (twin.care), whether it
+ended in death (twin.endings), who the patient is (twin.directory), rows and their knowledge times (twin.book).
 Source: HL7 v2.6 chapter 3 (A01 A02 A03 A04 A08 A11 A13); HL7 FHIR R4 Encounter.location.
 
 The rules, since senders disagree with each other and with the order of events:
@@ -30,7 +30,8 @@ from typing import NamedTuple
 import msgspec
 
 from twin.care import Assignment, CareTold, Vip, with_care, with_start, with_vip, within
-from vocabulary.records import Movement, Place, Reason, Rejected
+from twin.endings import EndingTold, outcome_after
+from vocabulary.records import DischargeOutcome, Movement, Place, Reason, Rejected
 
 CLOCK_TOLERANCE_US = 60_000_000
 """Clocks of ADT senders and of devices differ, and PV1-44/45 often carry only minutes."""
@@ -62,6 +63,7 @@ class Stay(msgspec.Struct, frozen=True):
     placements: tuple[Placement, ...]
     care: tuple[Assignment, ...] = ()
     vip: Vip | None = None
+    outcome: DischargeOutcome = DischargeOutcome.UNKNOWN
 
     @property
     def is_open(self) -> bool:
@@ -112,6 +114,7 @@ class Told(NamedTuple):
     admitted_at_us: int | None
     discharged_at_us: int | None
     care: CareTold = CareTold()
+    ending: EndingTold = EndingTold()
 
 
 class Step(NamedTuple):
@@ -138,7 +141,17 @@ def plan(stays: Sequence[Stay], told: Told, patient_id: int, encounter_id: int) 
         return steps
     meant = next((step.stay.encounter_id for step in steps if step.movement is told.movement), None)
     before = next((stay for stay in known if stay.encounter_id == meant), None)
-    return [_cared_for(step, told, before) if step.stay.encounter_id == meant else _tidied(step) for step in steps]
+    return [
+        _ended_as_told(_cared_for(step, told, before), told) if step.stay.encounter_id == meant else _tidied(step)
+        for step in steps
+    ]
+
+
+def _ended_as_told(step: Step, told: Told) -> Step:
+    """Add to the stay that a message means what it says of how it ended."""
+    stay = step.stay
+    outcome = outcome_after(stay.outcome, told.ending, told.movement, told.at_us, stay.started_at_us, stay.ended_at_us)
+    return step if outcome is stay.outcome else step._replace(stay=_kept(stay, outcome=outcome))
 
 
 def _cared_for(step: Step, told: Told, before: Stay | None) -> Step:

@@ -1,7 +1,8 @@
-"""Clinical protocols from their TOML files, checked before anything is scored with them.
+"""Clinical protocols of scores from their TOML files, checked before anything is scored with them.
 
 Here: reading a file, its shape, that bands leave no gap and no overlap, the digest a signature is taken over.
-Not here: the shape itself (vocabulary.protocol), scoring (models.risk), signatures (governance).
+Not here: the shape itself (vocabulary.protocol), scoring (models.risk), protocols of learned models, which share the
+folder and say `kind = "model"` (validation.model_protocol), signatures (governance).
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from pathlib import Path
 
 import msgspec
 
+from validation import model_protocol
 from vocabulary.errors import ConfigurationError
 from vocabulary.protocol import Band, Component, Criterion, Kind, Level, Protocol
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    kind: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +66,7 @@ def load(path: Path | Traversable) -> Protocol:
 
 
 def load_all(folder: Path | Traversable | None = None) -> dict[str, Protocol]:
-    """Read every protocol of a folder (None: Vigil's own), by name.
+    """Read every score's protocol of a folder (None: Vigil's own), by name.
 
     Raises:
         ConfigurationError: see `load`; also when two files carry one name.
@@ -68,7 +74,7 @@ def load_all(folder: Path | Traversable | None = None) -> dict[str, Protocol]:
     where = files("validation") / "protocols" if folder is None else folder
     protocols: dict[str, Protocol] = {}
     for path in sorted(where.iterdir(), key=lambda entry: entry.name):
-        if path.name.endswith(".toml"):
+        if path.name.endswith(".toml") and not _is_of_a_model(path):
             protocol = load(path)
             if protocol.name in protocols:
                 raise ConfigurationError(f"protocol {path.name}: another file is named {protocol.name} too")
@@ -76,6 +82,14 @@ def load_all(folder: Path | Traversable | None = None) -> dict[str, Protocol]:
     if not protocols:
         raise ConfigurationError(f"no protocol in {where}: expected files like news2.toml")
     return protocols
+
+
+def _is_of_a_model(path: Path | Traversable) -> bool:
+    """Return whether a file is a learned model's protocol; what cannot be read is left to `load`, which says why."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=_Kind).kind == model_protocol.KIND
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 def _faults(parsed: _File) -> list[str]:

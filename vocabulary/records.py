@@ -159,6 +159,14 @@ class Movement(StrEnum):
     CANCEL_DISCHARGE = "cancel_discharge"  # A13
 
 
+class DischargeOutcome(StrEnum):
+    """Whether a stay ended in death. What nobody said, or what contradicts itself, stays unknown."""
+
+    UNKNOWN = "unknown"
+    SURVIVED = "survived"
+    DIED = "died"
+
+
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """A bed as ADT names it (PV1-3: point of care, room, bed, facility). Empty strings where not sent."""
 

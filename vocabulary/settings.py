@@ -186,6 +186,8 @@ class Settings(BaseSettings):
     """How far ahead of our clock a value may claim to be (clocks of devices drift) before it is quarantined."""
     snapshot_heartbeat_s: float = Field(default=10.0, gt=0)
     """A snapshot is published this often even when nothing changed."""
+    watch_interval_s: float = Field(default=2.0, gt=0)
+    """How often the models in service are held against what lately happened, in real seconds."""
     clock_origin_us: int | None = None
     """Demonstrations only: what the scaled clock showed at clock_started_at_us."""
     clock_started_at_us: int | None = None

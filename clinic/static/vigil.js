@@ -96,6 +96,15 @@ function patchBeds(patch) {
   const shared = document.getElementById("shared");
   setText(shared, patch.shared);
   shared.hidden = !patch.shared;
+  // Which model speaks, and under which conditions: the column is there only while one does.
+  const models = document.getElementById("models");
+  if (models.dataset.html !== patch.risk.html) {
+    models.dataset.html = patch.risk.html;
+    models.innerHTML = patch.risk.html;
+    models.hidden = !patch.risk.html;
+    document.getElementById("board").classList.toggle("with-risk", Boolean(patch.risk.html));
+    setText(document.getElementById("risk-model"), patch.risk.model);
+  }
 }
 
 // A patient's page ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 import uvicorn
@@ -23,10 +24,11 @@ from jinja2 import Environment
 
 from clinic.app import Access, build_app, build_templates
 from clinic.identity import Identity
-from clinic.questions import FeedSummary, House, KeptSnapshot, Measured, Minute, Person, ScorePoint, Stay
+from clinic.questions import FeedSummary, House, KeptSnapshot, Measured, Minute, Person, RiskPoint, ScorePoint, Stay
 from clinic.sessions import Cookie, Session, SessionTokens
 from clinic.sign_in import PendingCookie
 from governance.access import Ask, Decision, PatientFacts, Principal, Purpose, Relationship, Role
+from governance.statements import ServingRow
 from stores.database import migrate
 from vocabulary.clock import ManualClock, SystemClock
 from vocabulary.concepts import by_key
@@ -37,6 +39,8 @@ from vocabulary.snapshot import (
     FeedState,
     Provenance,
     Publication,
+    RiskForecast,
+    RiskReason,
     Score,
     SignalState,
     SnapshotKey,
@@ -119,6 +123,8 @@ class Wards:
         notices: Sequence[str] = (),
         admitted: bool = True,
         as_of_us: int | None = None,
+        risks: Sequence[RiskForecast] = (),
+        serving: int = 0,
     ) -> TwinSnapshot:
         signals = [self.signal(key, value, age_s=65) for key, value in {**VITALS, **(vitals or {})}.items()]
         signals += [self.signal("consciousness", None, text="A", age_s=900), *extra]
@@ -131,8 +137,31 @@ class Wards:
             feeds=[FeedState("monitors", self.now_us - 5_000_000, 60.0, False),
                    FeedState("lab", self.now_us - 9_000_000_000, 3600.0, silent)],
             notices=list(notices),
-            provenance=Provenance("0.1.0", "0123456789abcdef", "vigil-concepts@1", {"news2": "1 sha256:12ab"}),
+            provenance=Provenance(
+                "0.1.0", "0123456789abcdef", "vigil-concepts@1", {"news2": "1 sha256:12ab"},
+                model=f"{risks[0].model}@{risks[0].version}" if risks else "", serving=serving,
+            ),
+            risks=list(risks),
         )  # fmt: skip
+
+    def risk(self, probability: float | None = 0.234, **changes: Any) -> RiskForecast:
+        """Return an estimate of the model mortality 3; None abstains."""
+        forecast = RiskForecast(
+            model="mortality", version=3, title="Risk of dying in hospital",
+            outcome="death before discharge from this hospital stay", probability=probability,
+            low=None if probability is None else max(probability - 0.05, 0.001),
+            high=None if probability is None else min(probability + 0.06, 0.999), level=0.8,
+            hours_since_admission=36.0, is_high=probability is not None and probability >= 0.3, threshold=0.3,
+            reasons=[] if probability is None else [
+                RiskReason("kidney", "Kidney function (creatinine, urea, urine output)", 0.81),
+                RiskReason("consciousness", "Consciousness (Glasgow coma score)", -0.42),
+                RiskReason("circulation", "Circulation (pressures, heart rate)", 0.12),
+            ],
+            abstention="" if probability is not None else "too_little_data",
+            statement="" if probability is not None else "Fewer than 3 vital signs were charted.",
+            is_synthetic=False, conditions=[],
+        )  # fmt: skip
+        return msgspec.structs.replace(forecast, **changes)
 
     def measured(
         self,
@@ -201,6 +230,8 @@ class FakeReaders:
         self.measurements: list[Measured] = []
         self.minute_rows: list[Minute] = []
         self.score_rows: dict[int, list[ScorePoint]] = {}
+        self.risk_rows: dict[int, list[RiskPoint]] = {}  # by stay
+        self.serving_rows: dict[int, ServingRow] = {}
         self.bodies: dict[str, bytes] = {}
         self.digests: dict[str, tuple[int, bytes]] = {}
         self.shown: list[str] = []
@@ -283,6 +314,14 @@ class FakeReaders:
             patient_id: [point for point in self.score_rows.get(patient_id, []) if from_us <= point.at_us < to_us]
             for patient_id in patient_ids
         }
+
+    async def risk_history(self, patient_id: int, encounter_id: int) -> list[RiskPoint]:
+        self._ask()
+        return self.risk_rows.get(encounter_id, [])
+
+    async def serving_row(self, serving_id: int) -> ServingRow | None:
+        self._ask()
+        return self.serving_rows.get(serving_id)
 
     async def keep_shown(self, body: bytes) -> None:
         self._ask()

@@ -26,10 +26,13 @@ from governance.access import Policy, Principal, Role
 from governance.audit import Auditor
 from governance.gate import Gate
 from governance.jws import BadTokenError
+from governance.notary import register_key
+from governance.serving_record import Appender
 from governance.tokens import ClaimMap, TokenVerifier
 from stores.audit_log import Event, find
 from stores.database import connect, transaction
 from stores.pool import Pool
+from vocabulary.signing import SigningKey
 
 ISSUER = "https://login.test"
 URL = "http://localhost"
@@ -219,7 +222,9 @@ async def open_house(
         provider.verifier() if provider else verifier, FailureLog(auditor, wall_clock),
     )  # fmt: skip
     pending = PendingCookie(Cookie("vigil_sign_in", is_secure=False), bytes(32))
-    access = Access(identity, gate, pending, wall_clock, public_url)
+    key = SigningKey.generate()
+    register_key(settings, "clinic", key.verifying, wall_clock)
+    access = Access(identity, gate, pending, wall_clock, public_url, Appender("clinic", key))
     failures: list[BaseException] = []
     app = build_app(
         settings, readers, live, access, clock, templates=templates, paint_interval_s=0.01, pulse_s=0.1, recheck_s=0.2,

@@ -22,11 +22,16 @@ PAGES = (
     "/break-glass",
     "/reviews",
     "/audit",
+    "/models",
+    "/models/mortality/1",
+    "/models/mortality/1/dossier",
     "/x",
 )
 MACHINE = (
     "/api/ward", "/api/patients/7", "/api/patients/7/snapshot", "/api/snapshots/07-1-7", "/api/openapi.json", "/api/x",
     "/fhir/metadata", "/fhir/Patient/7", "/fhir/Patient?_id=7", "/fhir/Observation?patient=7", "/fhir/AuditEvent",
+    "/fhir/RiskAssessment?patient=7", "/fhir/RiskAssessment/07-1-7.mortality", "/api/approvals/x",
+    "/api/approvals/x/challenge",
     "/fhir/Patient/7/$twin-snapshot", "/fhir/x", "/streams/board", "/streams/patients/7", "/streams/feeds", "/ready",
 )  # fmt: skip
 

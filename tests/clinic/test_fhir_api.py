@@ -56,7 +56,11 @@ def _vital_sign_rules(resource: dict[str, Any]) -> None:
 async def test_the_capability_statement_is_valid_and_names_what_is_served(clinic) -> None:
     statement = _valid(await clinic.client.get("/fhir/metadata"))
     assert statement["fhirVersion"] == "4.0.1"
-    assert {resource["type"] for resource in statement["rest"][0]["resource"]} == {"Patient", "Observation"}
+    assert {resource["type"] for resource in statement["rest"][0]["resource"]} == {
+        "Patient",
+        "Observation",
+        "RiskAssessment",
+    }
 
 
 async def test_a_patient_is_read_without_the_hospitals_number(clinic, readers) -> None:

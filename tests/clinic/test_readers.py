@@ -13,7 +13,7 @@ import pytest
 from clinic.readers import StoreReaders
 from governance.master_key import ensure_master
 from governance.privacy import open_ring
-from stores import clinical, feeds, quarantine, snapshots, timeseries
+from stores import clinical, feeds, quarantine, risk_scores, snapshots, timeseries
 from stores.database import connect, migrate, transaction
 from vocabulary.concepts import by_key
 from vocabulary.errors import UnavailableError
@@ -246,3 +246,25 @@ async def test_a_database_that_is_not_there_is_unavailable(database, keys_settin
     with pytest.raises(UnavailableError) as caught:
         await nowhere.check()
     assert "secret" not in str(caught.value)
+
+
+async def test_the_course_of_a_stay_holds_what_was_said_last_of_each_minute(own_database, keys_settings) -> None:
+    def score(minute: int, probability: float | None, **more) -> risk_scores.RiskScore:
+        fields = {"encounter_id": 70, "slot": "champion", "model_digest": "ab" * 32, "position": POSITION,
+                  "patient_id": 7} | more  # fmt: skip
+        return risk_scores.RiskScore(through_minute=minute, at_us=minute * MINUTE_US, probability=probability, **fields)
+
+    connection = await connect(own_database, application_name="test")
+    try:
+        async with transaction(connection):
+            rows = [
+                score(60, 0.2), score(45, 0.1), score(60, 0.3, position=POSITION + 9), score(75, None),
+                score(45, 0.9, slot="silent"), score(45, 0.8, encounter_id=80), score(90, 0.7, patient_id=999),
+            ]  # fmt: skip
+            await risk_scores.add(connection, rows)
+    finally:
+        await connection.close()
+    async with opened_readers(own_database, keys_settings) as readers:
+        course = await readers.risk_history(7, 70)
+        assert [(point.through_minute, point.probability) for point in course] == [(45, 0.1), (60, 0.3), (75, None)]
+        assert await readers.serving_row(1) is None

@@ -86,7 +86,7 @@ def test_a_patient_page_is_patched_part_by_part(served, wards) -> None:
     with httpx.stream("GET", f"{served.url}/streams/patients/7?hours=4", timeout=5, cookies=served.cookies) as response:
         events = _events(response)
         everything = _next(events, "parts")
-        assert set(everything) == {"head", "score", "laboratory", "signals", "trends", "provenance"}
+        assert set(everything) == {"head", "score", "risk", "laboratory", "signals", "trends", "provenance"}
         served.live.publish(wards.snapshot(7, position=(1 << 40) + 300, vitals={"heart_rate": 144.0}))
         for _ in range(3):
             changed = _next(events, "parts")

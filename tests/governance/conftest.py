@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,6 +24,20 @@ from stores.database import Connection, connect, migrate, transaction
 from vocabulary.clock import ManualClock
 from vocabulary.records import Place
 from vocabulary.settings import Settings
+
+
+def _share(name: str) -> None:
+    """Let test modules import a module that lies beside them: pytest's import mode gives test folders no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+
+
+_share("model_committee")
+_share("model_desk")
 
 HOUSE_OPENED_US = 1_760_000_000_000_000
 POLICY = Policy.load()
@@ -191,3 +209,11 @@ async def gate(house: House, auditor: Auditor) -> AsyncIterator[Gate]:
     made = house.gate(auditor)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def desk(house: House, tmp_path: Path) -> AsyncIterator[Any]:
+    """Where versions are registered, asked about, signed, promoted and rolled back (tests/governance/model_desk.py)."""
+    made = sys.modules["model_desk"].Desk(house, sys.modules["model_committee"].Committee(), tmp_path)
+    yield made
+    await made.auditor.close()

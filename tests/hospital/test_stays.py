@@ -115,8 +115,48 @@ def test_a_damaged_file_is_refused_by_name_and_line(text: str, complaint: str) -
 
 def test_a_folder_of_files_reads_like_the_archive(tmp_path: Path) -> None:
     (tmp_path / "132539.txt").write_text(FILE)
-    (tmp_path / "Outcomes-a.txt").write_text("RecordID,SAPS-I\n")
     assert list(read_stays(tmp_path)) == [parse(FILE, "x")]
+
+
+OUTCOMES = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "disposition", "death"),
+    [("132539,6,1,5,-1,0\n", "01", ""), ("132539,6,1,5,3,1\n", "20", "Y"), ("132540,6,1,5,3,1\n", "", "")],
+)
+def test_the_discharge_tells_who_died_where_the_outcomes_are_known(
+    tmp_path: Path, line: str, disposition: str, death: str
+) -> None:
+    (tmp_path / "132539.txt").write_text(FILE)
+    (tmp_path / "Outcomes-a.txt").write_text(OUTCOMES + line)
+    (record,) = read_stays(tmp_path)
+    *before, last = (hl7.parse(timed.body.decode()) for timed in stay_messages(record, START_US, BED))
+
+    def field(message: hl7.Message, segment: str, number: int) -> str:
+        found = message.segment(segment)
+        return str(found[number]) if len(found) > number else ""
+
+    assert last.extract_field("MSH", 1, 9, 1, 2) == "A03"
+    assert (field(last, "PV1", 36), field(last, "PID", 30)) == (disposition, death)
+    assert not any(field(message, "PV1", 36) or field(message, "PID", 30) for message in before)
+
+
+@pytest.mark.parametrize("text", ["RecordID,SAPS-I\n132539,6\n", OUTCOMES + "132539,6,1,5,-1,yes\n"])
+def test_outcomes_that_cannot_be_read_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "132539.txt").write_text(FILE)
+    (tmp_path / "Outcomes-a.txt").write_text(text)
+    with pytest.raises(RecordingError, match=r"Outcomes-a\.txt"):
+        list(read_stays(tmp_path))
+
+
+def test_every_recorded_death_is_told(shared_data: Path) -> None:
+    folder = shared_data / "icu" / "physionet2012"
+    lines = csv.DictReader((folder / "Outcomes-a.txt").read_text().splitlines())
+    dead = {row["RecordID"] for row in lines if row["In-hospital_death"] == "1"}
+    records = list(read_stays(folder, 300))
+    assert {record.record_id for record in records if record.died} == dead & {r.record_id for r in records}
+    assert all(record.died is not None for record in records)
 
 
 @pytest.mark.parametrize("name", ["missing", "notes.txt", "."])

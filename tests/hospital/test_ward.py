@@ -101,6 +101,26 @@ def test_all_movements_and_a_merge_occur_in_a_day() -> None:
     assert set(triggers) == {"A01", "A02", "A03", "A08", "A11", "A13", "A40"}
 
 
+def test_some_die_and_their_discharge_says_so() -> None:
+    dispositions: Counter[str] = Counter()
+    for seed in range(4):
+        ward, told = run(8, seed, 24.0, sample_interval_s=1800)
+        dying = {stay.visit_number for stay in ward.occupancies if stay.is_dying}
+        for timed in told:
+            if timed.feed != "adt":
+                continue
+            message = hl7.parse(timed.body.decode())
+            if message.extract_field("MSH", 1, 9, 1, 2) != "A03":
+                continue
+            visit, person = message.segment("PV1"), message.segment("PID")
+            is_dead = len(person) > 30 and str(person[30]) == "Y"
+            assert str(visit[36]) == ("20" if is_dead else "01")
+            assert is_dead == (message.extract_field("PV1", 1, 19, 1, 1) in dying)
+            dispositions[str(visit[36])] += 1
+    assert dispositions["20"] >= 2, "a ward of the sick in which nobody dies teaches nothing"
+    assert dispositions["01"] > dispositions["20"]
+
+
 def test_no_bed_holds_two_patients(day: tuple[Ward, list[Timed]]) -> None:
     _, told = day
     holder: dict[str, str] = {}

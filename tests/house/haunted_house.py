@@ -24,10 +24,9 @@ VIGIL = [sys.executable, "-c", "from orchestration.cli import main; main()"]
 
 READ_THE_BOOKS = """
 import psycopg
-from orchestration.resources import RunningHouse
-from vocabulary.settings import Settings
+from orchestration.storage import load_settings, reachable
 
-with psycopg.connect(RunningHouse(Settings()).database_url()) as connection:
+with reachable(load_settings()) as settings, psycopg.connect(settings.database_url.get_secret_value()) as connection:
     for table in ("ledger_entry", "audit_event", "feed_status", "web_session", "notification"):
         try:
             for row in connection.execute(f"select to_jsonb(t)::text from {table} t"):
@@ -55,11 +54,11 @@ print("dagster looked at", len(seen), "assets and", len(result.get_asset_check_e
 MAKE_POSTGRES_COMPLAIN = """
 import sys
 import psycopg
-from orchestration.resources import RunningHouse
-from vocabulary.settings import Settings
+from orchestration.storage import load_settings, reachable
 
 family, statements = sys.argv[1], 0
-url = RunningHouse(Settings()).database_url()
+with reachable(load_settings()) as settings:
+    url = settings.database_url.get_secret_value()
 with psycopg.connect(url, autocommit=True) as connection:
     for statement, parameters in (
         ("select * from quexold_table", None),

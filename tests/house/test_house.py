@@ -18,7 +18,14 @@ ROOMS = (
 )  # fmt: skip
 MODULES = sorted(path for room in ROOMS for path in (CHECKOUT / room).rglob("*.py"))
 # What Dagster loads needs Dagster: seconds, and not on the live path.
-DAGSTER_ROOMS = ("assets", "orchestration/definitions.py")
+DAGSTER_ROOMS = (
+    "assets",
+    *(
+        f"orchestration/{name}.py"
+        for name in ("definitions", "hooks", "jobs", "reactions", "resources", "schedules", "sensors")
+    ),
+    "orchestration/io_managers.py",
+)
 
 
 def relative(path: Path) -> str:

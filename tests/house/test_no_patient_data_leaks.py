@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,9 @@ def test_the_canaries_went_everywhere_they_were_sent(haunted, visitors, canaries
     assert len(visitors.routes()) > 15
     assert house.requests > 100
     assert all(before != after for before, after in house.restarted.values())
-    assert "dagster looked at 3 assets and" in house.said["dagster, stdout"], house.said["dagster, stderr"][-2000:]
+    looked = re.search(r"dagster looked at (\d+) assets and", house.said["dagster, stdout"])
+    assert looked is not None, house.said["dagster, stderr"][-2000:]
+    assert int(looked[1]) > 10
     refused = house.said["statements that fail, stdout"]
     assert int(refused.split()[-1]) >= 6, house.said["statements that fail, stderr"]
 

@@ -105,6 +105,10 @@ KNOWN = {
     "event_id": ("clinic.1",),
     "ward": (house.WARD,),
     "glass_id": ("1",),
+    "scope": ("mortality",),
+    "version": ("1",),
+    "request_id": ("0123456789abcdef",),
+    "incident_id": ("1",),
 }
 
 

@@ -72,7 +72,7 @@ def played(shared_data, server_folder):
     root = server_folder / "stays"
     command = [
         str(Path(sys.executable).parent / "vigil"), "demo", "--from", str(shared_data / "icu/physionet2012"),
-        "--stays", str(STAYS), "--speed", "6000", "--exit", "--json", "--data-dir", str(root),
+        "--stays", str(STAYS), "--speed", "6000", "--no-model", "--exit", "--json", "--data-dir", str(root),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

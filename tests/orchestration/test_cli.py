@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["up", "down", "status", "demo", "replay", "verify", "feeds", "dagster", "quarantine"]
+COMMANDS = [
+    *("up", "down", "status", "demo", "replay", "verify", "feeds", "dagster", "quarantine"),
+    *("train", "models", "approve", "reject", "promote", "rollback", "live-at", "incidents"),
+]
 
 
 def vigil(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]:
@@ -79,7 +82,7 @@ def test_a_demonstration_balances_replays_and_a_changed_ledger_is_found(reachabl
     from orchestration.storage import load_settings, reachable
 
     answer = vigil(
-        "demo", "--exit", "--json", "--minutes", "12", "--beds", "5", "--speed", "72", "--seed", "3",
+        "demo", "--exit", "--json", "--minutes", "12", "--beds", "5", "--speed", "72", "--seed", "3", "--no-model",
         data_dir=reachable_folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr

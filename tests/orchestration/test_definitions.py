@@ -6,11 +6,14 @@ import asyncio
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from assets.checks import ledger_balances
+from assets.partitions import live_day
 from orchestration.definitions import build_definitions
 from stores import database, feeds, ledger
 from vocabulary.settings import Settings
@@ -107,14 +110,101 @@ def test_observing_a_feed_states_its_offset_and_lag(live):
     assert facts["lag_s"] == 5.0
 
 
-def test_every_feed_is_an_asset_and_the_snapshots_come_from_all_of_them():
+LAYERS = ("source", "normalized", "cohort", "feature", "model", "gate", "twin")
+
+
+def test_the_graph_goes_from_sources_to_the_twin_layer_by_layer():
     graph = build_definitions(Settings()).resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
-        "source/adt", "source/monitors", "source/lab", "twin/snapshots",
+        "source/adt", "source/monitors", "source/lab", "source/physionet2012",
+        "normalized/events", "normalized/live_events", "cohort/mortality", "feature/mortality", "model/mortality",
+        "gate/expectations", "gate/drift", "gate/bias", "gate/clinical", "gate/evidence", "twin/drift_audit",
+        "twin/bias_audit", "twin/serving", "twin/snapshots",
     }  # fmt: skip
     assert graph.get(dg.AssetKey(["twin", "snapshots"])).parent_keys == {
-        dg.AssetKey(["source", name]) for name in ("adt", "monitors", "lab")
-    }
+        *(dg.AssetKey(["source", name]) for name in ("adt", "monitors", "lab")), dg.AssetKey(["twin", "serving"]),
+    }  # fmt: skip
+    for node in graph.asset_nodes:
+        assert node.key.path[0] in LAYERS
+        assert node.group_name in {node.key.path[0], "live"}
+        assert node.description
+        assert node.owners
+        assert node.kinds
+        assert all(LAYERS.index(parent.path[0]) <= LAYERS.index(node.key.path[0]) for parent in node.parent_keys)
+
+
+def test_every_verdict_is_a_blocking_check_and_tables_state_their_columns():
+    definitions = build_definitions(Settings())
+    graph = definitions.resolve_asset_graph()
+    judged = {"normalized/events", "normalized/live_events", "cohort/mortality", "feature/mortality", "gate/drift",
+              "gate/expectations", "gate/bias", "gate/clinical", "twin/drift_audit", "twin/bias_audit"}  # fmt: skip
+    checks = {key.asset_key.to_user_string() for key in graph.asset_check_keys if key.name == "verdict"}
+    assert checks == judged
+    for key in graph.asset_check_keys:
+        if key.name == "verdict":
+            assert definitions.resolve_asset_graph().get_check_spec(key).blocking
+    for name in ("normalized/events", "normalized/live_events", "cohort/mortality", "feature/mortality"):
+        schema = graph.get(dg.AssetKey(name.split("/"))).metadata["dagster/column_schema"]
+        assert schema.columns
+        facts = [column for column in schema.columns if column.description]
+        assert len(facts) >= 5
+
+
+def test_partitions_are_days_of_this_site_and_name_no_patient():
+    node = (
+        build_definitions(Settings(site="demo")).resolve_asset_graph().get(dg.AssetKey(["normalized", "live_events"]))
+    )
+    assert isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
+    assert node.partitions_def.partition_dimension_names == ["day", "site"]
+    keys = node.partitions_def.get_partition_keys()
+    assert all(live_day(key).site == "demo" for key in keys[:3])
+    assert live_day(keys[0]).day.isoformat() == "2026-01-01"
+
+
+def test_heavy_steps_wait_for_each_other_and_everything_runs_in_one_process():
+    definitions = build_definitions(Settings())
+    pools = {node.key.to_user_string(): node.pools for node in definitions.resolve_asset_graph().asset_nodes}
+    assert pools["model/mortality"] == {"training"}
+    assert pools["gate/evidence"] == {"postgresql"}
+    for job in definitions.resolve_all_job_defs():
+        if not job.name.startswith("__"):
+            assert job.executor_def.name == "in_process", job.name
+
+
+def test_only_what_follows_and_looks_is_on_by_default():
+    repository = build_definitions(Settings()).get_repository_def()
+    on = {sensor.name for sensor in repository.sensor_defs if sensor.default_status is dg.DefaultSensorStatus.RUNNING}
+    on |= {one.name for one in repository.schedule_defs if one.default_status is dg.DefaultScheduleStatus.RUNNING}
+    assert on == {"approval_to_promotion", "breach_to_rollback", "alias_mismatch", "observe_live"}
+
+
+# Dagster's own tags of a partition of two dimensions are what it warns of.
+@pytest.mark.filterwarnings("ignore:Non-compliant tag keys")
+def test_the_night_takes_the_day_that_is_over():
+    repository = build_definitions(Settings(site="demo")).get_repository_def()
+    nightly = repository.get_schedule_def("nightly")
+    assert nightly.execution_timezone == "UTC"
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_schedule_context(
+            instance=instance,
+            repository_def=repository,
+            scheduled_execution_time=datetime(2026, 3, 1, 1, 30, tzinfo=UTC),
+        )
+        (request,) = nightly.evaluate_tick(context).run_requests
+        (again,) = nightly.evaluate_tick(context).run_requests
+    assert request.partition_key == "2026-02-28|demo"
+    assert request.run_key == again.run_key
+
+
+@pytest.mark.slow
+def test_dagster_itself_finds_nothing_wrong(tmp_path):
+    environment = {"VIGIL_DATA_DIR": "/proc/none", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-m", "orchestration.definitions"]
+    checkout = Path(__file__).resolve().parents[2]
+    answer = subprocess.run(
+        command, env=environment, cwd=checkout, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 def test_loading_the_definitions_opens_nothing():

@@ -96,7 +96,7 @@ async def test_nobody_changes_a_chain_not_even_its_owner(connection, table, chan
 
 
 ROLES = {
-    "vigil_engine": {("ledger_entry", "engine-00")},
+    "vigil_engine": {("ledger_entry", "engine-00"), ("audit_event", "engine-00")},
     "vigil_normalizer": {("ledger_entry", "normalizer"), ("audit_event", "normalizer")},
     "vigil_clinic": {("audit_event", "clinic"), ("audit_event", "clinic-2")},
     "vigil_keeper": {("audit_event", "keeper"), ("ledger_entry", "keeper")},

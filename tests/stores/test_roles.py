@@ -100,11 +100,20 @@ AUDIT = (
     "insert into audit_event (writer, seq, at, action, outcome, surface, verb, agent, previous_hash, hash) "
     "values ('engine', 1, now(), 'a', 'permitted', 's', 'v', 'x', '', '')"
 )
+SERVING = (
+    'insert into serving (at_us, scope, slot, action, version, model_digest, evidence_digest, request_id, "by", '
+    "key_id, machine_signature) values (0, 'mortality', 'champion', 'promote', 1, '', '', '', '', '', '')"
+)
 FORBIDDEN = [
     # What a compromised engine would want.
-    ("vigil_engine", AUDIT),
+    ("vigil_engine", AUDIT.replace("'engine'", "'clinic'")),
     ("vigil_engine", "update audit_event set outcome = 'permitted'"),
     ("vigil_engine", "select * from audit_event"),
+    ("vigil_engine", "select agent, patient_id from audit_event"),
+    ("vigil_engine", SERVING),
+    ("vigil_engine", "update risk_score set probability = 0"),
+    ("vigil_engine", "select * from outcome"),
+    ("vigil_engine", "select * from approval_signature"),
     ("vigil_engine", "update ledger_entry set values_received = 0"),
     ("vigil_engine", "delete from ledger_entry"),
     ("vigil_engine", "truncate ledger_entry"),
@@ -130,6 +139,12 @@ FORBIDDEN = [
     ("vigil_normalizer", "select * from break_glass"),
     ("vigil_keeper", "select family_name from patient"),
     ("vigil_keeper", "delete from ledger_entry"),
+    ("vigil_keeper", "select birth_date, given_name from patient"),
+    ("vigil_keeper", "select text from observation_event"),
+    ("vigil_keeper", "update incident set closed_by = 'me'"),
+    ("vigil_keeper", "insert into approval_signature default values"),
+    ("vigil_keeper", "insert into model_version default values"),
+    ("vigil_keeper", "update serving set action = 'resume'"),
     ("vigil_keeper", "update position set position = 0"),
     ("vigil_clinic", "update audit_event set agent = ''"),
     ("vigil_clinic", "delete from audit_event"),
@@ -137,6 +152,13 @@ FORBIDDEN = [
     ("vigil_clinic", "update break_glass set reason = ''"),
     ("vigil_clinic", "delete from break_glass_review"),
     ("vigil_clinic", "update snapshot_body set body = ''"),
+    ("vigil_clinic", "insert into model_version default values"),
+    ("vigil_clinic", "insert into model_verdict default values"),
+    ("vigil_clinic", "insert into risk_score default values"),
+    ("vigil_clinic", "update serving set action = 'resume'"),
+    ("vigil_clinic", "update incident set cause = ''"),
+    ("vigil_normalizer", "select * from risk_score"),
+    ("vigil_normalizer", SERVING),
     ("vigil_clinic", "update data_key set wrapped = null"),
     ("vigil_clinic", CONSENT),
     ("vigil_operator", "update ledger_entry set detail = ''"),
@@ -146,9 +168,13 @@ FORBIDDEN = [
     ("vigil_operator", "select * from web_session"),
     ("vigil_dagster", "select * from patient"),
     ("vigil_dagster", "select payload from partition_log"),
-    ("vigil_dagster", "select * from signal_block"),
+    ("vigil_dagster", "select * from audit_event"),
+    ("vigil_dagster", "select agent, patient_id from audit_event"),
     ("vigil_dagster", "select * from snapshot_body"),
     ("vigil_dagster", "insert into ledger_entry default values"),
+    ("vigil_dagster", "insert into approval_signature default values"),
+    ("vigil_dagster", "insert into risk_score default values"),
+    ("vigil_dagster", "delete from serving"),
     *((role, statement) for role in roles.ROLES for statement in (
         "create table mine (n int)",
         "create temporary table mine (n int)",
@@ -199,7 +225,11 @@ def test_a_role_appends_to_its_own_chain_only(ready_url):
 
 def test_not_even_the_owner_changes_the_ledger(ready_url):
     with psycopg.connect(ready_url, autocommit=True) as connection:
-        for statement in ("update ledger_entry set detail = ''", "delete from audit_event", "truncate ledger_entry"):
+        for statement in (
+            *("update ledger_entry set detail = ''", "delete from audit_event", "truncate ledger_entry"),
+            *(f"delete from {table}" for table in ("model_version", "model_verdict", "approval_request", "serving")),
+            *("update serving set action = 'resume'", "truncate approval_signature", "delete from risk_score"),
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
 

@@ -26,6 +26,7 @@ from twin.engine_loop import Inbox, advance
 from twin.forecast import Forecaster
 from twin.normalizer import Normalizer
 from twin.normalizer_loop import open_normalizer
+from twin.risk import Serving
 from vocabulary.clock import ManualClock
 from vocabulary.errors import UnavailableError
 from vocabulary.records import INCARNATION_SHIFT, PARTITIONS, RawItem, RawPack
@@ -315,7 +316,16 @@ async def _away(*_: object) -> None:
 class Run:
     """One way of folding a log: how it is cut, what gets lost between the processes, who is restarted when."""
 
-    def __init__(self, log: Log, settings: Settings, url: str, forecaster: Forecaster, seed: int) -> None:
+    def __init__(
+        self,
+        log: Log,
+        settings: Settings,
+        url: str,
+        forecaster: Forecaster,
+        seed: int,
+        serving: Serving | None = None,
+    ) -> None:
+        self.serving = serving
         self.log, self.settings, self.url, self.forecaster = log, settings, url, forecaster
         self.rng = random.Random(seed)
         self.published: dict[str, bytes] = {}
@@ -354,7 +364,7 @@ class Run:
 
     async def _open_engine(self) -> None:
         self.engine = await open_engine(
-            self.settings, self.url, self._clock, self.forecaster, range(PARTITIONS), self.keys
+            self.settings, self.url, self._clock, self.forecaster, range(PARTITIONS), self.keys, self.serving
         )
         self.is_behind = True
 

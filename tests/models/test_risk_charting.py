@@ -1,0 +1,43 @@
+"""How often something is charted says little about a patient: a monitor each minute must not look like another one."""
+
+import numpy as np
+import pytest
+
+from models import stay_features
+from models.stay_series import Bins, bins_of_columns
+from vocabulary import concepts
+
+MONITORED = ("heart_rate", "respiratory_rate")
+
+
+def monitored(bins: Bins) -> Bins:
+    """Return the same stays as a monitor would have sent them: each charted value again every minute for 54 min."""
+    again = np.isin(bins.concept, [concepts.by_key(key).number for key in MONITORED])
+    minutes = range(1, 55)
+    return bins_of_columns(
+        np.concatenate([bins.concept, *(bins.concept[again] for _ in minutes)]),
+        np.concatenate([bins.stay, *(bins.stay[again] for _ in minutes)]),
+        np.concatenate([bins.minute, *(bins.minute[again] + minute for minute in minutes)]),
+        np.concatenate([bins.median, *(bins.median[again] for _ in minutes)]).astype(np.float64),
+        bins.stays,
+    )
+
+
+@pytest.mark.parametrize("hour", [6, 12, 24, 47])
+def test_a_monitor_neither_silences_the_model_nor_moves_its_estimates(small_cohort, small_model, hour):
+    stays = np.arange(200, dtype=np.int32)
+    through = np.full(200, 60 * hour, np.int32)
+    hourly, minutely = (
+        small_model.score(stay_features.compute(small_model.table, bins, stays, through), through)
+        for bins in (small_cohort.bins, monitored(small_cohort.bins))
+    )
+    assert sum(said.probability is not None for said in hourly) > 100
+    spoken = [
+        (one.probability, other.probability)
+        for one, other in zip(hourly, minutely, strict=True)
+        if one.probability is not None and other.probability is not None
+    ]
+    assert len(spoken) >= 0.88 * sum(said.probability is not None for said in hourly)
+    before, after = np.array(spoken).T
+    assert abs(after.mean() - before.mean()) < 0.02
+    assert np.abs(after - before).mean() < 0.03
