@@ -31,7 +31,7 @@ _READ_STAYS: Final = {
     "patient_merge": "select",
 }
 _READ_SIGNALS: Final = {"signal_block": "select", "observation_event": "select", "vitals_minute": "select"}
-_READ_SNAPSHOTS: Final = {"snapshot_run": "select", "snapshot_body": "select"}
+_READ_SNAPSHOTS: Final = {"snapshot_body": "select", "snapshot_rules": "select", "snapshot_run": "select"}
 _READ_PLACES: Final = {"position": "select", "raw_incarnation": "select"}
 
 _READ_CARE: Final = {"care_relationship": "select", "encounter_vip": "select"}
@@ -90,6 +90,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "serving": "select",
         "signal_block": "select, insert",
         "snapshot_body": "select, insert",
+        "snapshot_rules": "select, insert",
         "snapshot_run": "select, insert",
         "vitals_minute": "select, insert, update",
     },

@@ -56,6 +56,7 @@ class Run(NamedTuple):
     published_at_us: int
     entries: Sequence[RunEntry]
     voice: str = ""  # under which serving row a model spoke in them (twin.voice)
+    rules: str = ""  # the site's rules they were made under (stores.snapshot_rules)
 
 
 class Outgoing(NamedTuple):
@@ -85,6 +86,7 @@ class Kept(NamedTuple):
     body: bytes | None
     is_erased: bool = False  # the patient's key was destroyed
     voice: str = ""  # of its run
+    rules: str = ""  # of its run; "": it is older than kept rules
 
 
 def pack_entries(entries: Iterable[RunEntry]) -> bytes:
@@ -190,14 +192,15 @@ async def put_runs(connection: Connection, runs: Sequence[Run]) -> None:
         return
     with translated():
         await connection.execute(
-            "insert into snapshot_run (partition, position, published_at, entries, voice) "
-            "select * from unnest(%b::int2[], %b::int8[], %b::timestamptz[], %b::bytea[], %b::text[])",
+            "insert into snapshot_run (partition, position, published_at, entries, voice, rules) "
+            "select * from unnest(%b::int2[], %b::int8[], %b::timestamptz[], %b::bytea[], %b::text[], %b::text[])",
             (
                 [run.partition for run in runs],
                 [run.position for run in runs],
                 [to_timestamp(run.published_at_us) for run in runs],
                 [pack_entries(run.entries) for run in runs],
                 [run.voice for run in runs],
+                [run.rules for run in runs],
             ),
         )
 
@@ -234,7 +237,7 @@ async def find(connection: Connection, key: SnapshotKey, keys: Keys) -> Kept | N
     """
     with translated():
         cursor = await connection.execute(
-            "select r.entries, b.body, r.voice from snapshot_run r left join snapshot_body b "
+            "select r.entries, b.body, r.voice, r.rules from snapshot_run r left join snapshot_body b "
             "on b.patient_id = %s and b.position = r.position and b.partition = r.partition "
             "where r.partition = %s and r.position = %s",
             (key.patient_id, key.partition, key.position),
@@ -246,7 +249,7 @@ async def find(connection: Connection, key: SnapshotKey, keys: Keys) -> Kept | N
     for entry in unpack_entries(row[0]):
         if entry.patient_id == key.patient_id:
             await keys.load(envelope.key_ids([row[1]]))
-            return _kept(key, entry.as_of_us, entry.digest, row[1], keys)._replace(voice=row[2])
+            return _kept(key, entry.as_of_us, entry.digest, row[1], keys)._replace(voice=row[2], rules=row[3])
     return None
 
 

@@ -21,7 +21,7 @@ import msgspec
 from governance.ledger_writers import ledger_writer
 from governance.privacy import KeyRing
 from models.features import FeatureWindow
-from stores import clinical, minutes, partition_log, positions, snapshots, timeseries
+from stores import clinical, minutes, partition_log, positions, snapshot_rules, snapshots, timeseries
 from stores.database import Connection, connect, consistent_read, transaction
 from stores.ledger import Entry, LedgerWriter
 from stores.timeseries import Sample
@@ -393,6 +393,7 @@ async def open_engine(
             # One chain an engine: two engines with different partitions never write the same one.
             ledger = ledger_writer(settings, f"engine-{min(partitions):02d}")
             await ledger.open(connection)
+            await snapshot_rules.put(connection, forecaster.rules)
         engine = Engine(
             settings,
             connection,

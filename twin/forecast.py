@@ -9,6 +9,7 @@ Not here: the scores' arithmetic (models.risk), what a learned model says (twin.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import msgspec
 
 from models.features import FeatureWindow
 from models.risk import aggregate
+from stores import snapshot_rules
 from stores.minutes import minute_concepts
 from twin import risk
 from twin.state import EVENT_MEMORY_US, MINUTE_US, SIGNAL_MEMORY_US, Entry, Patient
@@ -41,6 +43,7 @@ from vocabulary.snapshot import (
 )
 
 SECOND_US = 1_000_000
+_RULES = msgspec.json.Decoder(tuple[dict[str, float], int])
 _STATUS = {
     ObservationStatus.FINAL: "final",
     ObservationStatus.PRELIMINARY: "preliminary",
@@ -49,7 +52,7 @@ _STATUS = {
 
 
 class Forecaster:
-    """Builds snapshots under fixed protocols and settings."""
+    """Builds snapshots under fixed protocols and a site's rules (`rules`, known by `rules_digest`)."""
 
     def __init__(
         self,
@@ -69,12 +72,16 @@ class Forecaster:
         rules_of_models = model_protocol.load() if model_rules is None else model_rules
         self.estimator = risk.Estimator(rules_of_models)
         self.series_concepts = risk.series_concepts()
-        self._future_us = round(settings.future_tolerance_s * SECOND_US)
         self._heartbeat_us = round(settings.snapshot_heartbeat_s * SECOND_US)
-        self._intervals_s = {feed.name: feed.expected_interval_s for feed in settings.feeds}
         self._trended = frozenset(minute_concepts())
         self._protocols = dict(protocols)
-        rules = msgspec.json.encode([self._intervals_s, self._future_us], order="sorted")
+        rules = msgspec.json.encode(
+            [
+                {feed.name: feed.expected_interval_s for feed in settings.feeds},
+                round(settings.future_tolerance_s * SECOND_US),
+            ],
+            order="sorted",
+        )
         self._provenance = Provenance(
             code_version=code.version,
             lock_digest=code.lock_digest,
@@ -82,9 +89,21 @@ class Forecaster:
             protocols={
                 **{name: f"{protocol.version} {protocol.digest[:16]}" for name, protocol in protocols.items()},
                 rules_of_models.name: f"{rules_of_models.version} {rules_of_models.digest[:16]}",
-                "feeds": hashlib.sha256(rules).hexdigest()[:16],
             },
         )
+        self._follow(rules)
+
+    def _follow(self, rules: bytes) -> None:
+        self.rules, self.rules_digest = rules, snapshot_rules.digest_of(rules)
+        self._intervals_s, self._future_us = _RULES.decode(rules)
+        named = {**self._provenance.protocols, "feeds": self.rules_digest}
+        self._provenance = msgspec.structs.replace(self._provenance, protocols=named)
+
+    def under(self, rules: bytes) -> Forecaster:
+        """Return one that follows a site's other rules (`rules` of another), everything else alike."""
+        other = copy.copy(self)
+        other._follow(rules)
+        return other
 
     def until_us(self, log_time_us: int) -> int:
         """Return the newest effective time that counts as known: devices' clocks may run a little ahead."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.features import FeatureWindow
-from stores import minutes, snapshot_census, snapshots
+from stores import minutes, snapshot_census, snapshot_rules, snapshots
 from stores.database import Connection, transaction
 from stores.envelope import Keys
 from twin import rebuilding, stay_state
@@ -56,7 +56,7 @@ async def replay(
 
     Args:
         connection: outside of a transaction.
-        forecaster: as it was then.
+        forecaster: of the code and protocols of then; the site's rules of then are looked up.
         snapshot_id: which.
         keys: unseal the kept body.
         memory: the models that spoke then; None: only snapshots without a model can be made again.
@@ -64,6 +64,7 @@ async def replay(
     Raises:
         UnknownSnapshotError: no such snapshot was published, or the id is not one.
         ModelFileMissingError, ModelFileDamagedError: the model that spoke then is not here any more.
+        BrokenInvariantError: the site's rules of then are missing or were altered.
         UnavailableError: PostgreSQL does not answer.
     """
     memory = memory or Memory(None)
@@ -77,6 +78,8 @@ async def replay(
             raise UnknownSnapshotError(
                 f"no snapshot {snapshot_id} was published. `vigil replay --sample 5` takes some."
             )
+        if kept.rules and kept.rules != forecaster.rules_digest:
+            forecaster = forecaster.under(await snapshot_rules.find(connection, kept.rules))
         rebuilt = await rebuild(connection, forecaster, key, kept.as_of_us, await memory.voice(connection, kept.voice))
     body = canonical_bytes(rebuilt)
     published = from_bytes(kept.body) if kept.body is not None else None

@@ -118,7 +118,9 @@ class SnapshotWriter:
         await snapshots.put_runs(
             connection,
             [
-                snapshots.Run(partition, cycle.positions[partition], now_us, entries, voice.token)
+                snapshots.Run(
+                    partition, cycle.positions[partition], now_us, entries, voice.token, self._forecaster.rules_digest
+                )
                 for partition, entries in runs.items()
             ],
         )

@@ -7,6 +7,8 @@ import pytest
 from stores import snapshots, timeseries
 from stores.database import connect, transaction
 from twin import forecast, replay
+from validation import protocols as protocol_files
+from vocabulary.errors import BrokenInvariantError
 from vocabulary.snapshot import SnapshotKey, canonical_bytes, parse_snapshot_id
 
 
@@ -68,17 +70,38 @@ async def test_the_latest_body_kept_of_a_patient_was_published(played):
             assert played.published[newest] == body
 
 
-async def test_other_rules_make_another_snapshot_and_the_difference_is_named(played, settings):
-    changed = settings.model_copy(update={"future_tolerance_s": 1.0})
+async def test_a_snapshot_is_made_under_the_rules_of_its_day_whatever_was_set_since(played, settings):
+    slower = tuple(feed.model_copy(update={"expected_interval_s": 7200.0}) for feed in settings.feeds)
+    changed = settings.model_copy(update={"future_tolerance_s": 1.0, "feeds": slower})
     other = forecast.open_forecaster(changed)
+    assert other.rules_digest != played.forecaster.rules_digest
+    for name in list(played.published)[-12:]:
+        assert (await replay.replay(played.connection, other, name, played.keys)).is_identical
+
+
+async def test_rules_that_were_altered_or_are_gone_are_told_and_never_guessed(played, settings):
+    other = forecast.open_forecaster(settings.model_copy(update={"future_tolerance_s": 1.0}))
+    name = list(played.published)[-1]
+    for wreck, said in (
+        ("update snapshot_rules set body = '[{},0]'", "altered"),
+        ("delete from snapshot_rules", "missing"),
+    ):
+        async with transaction(played.connection) as connection:
+            await connection.execute(wreck)
+        with pytest.raises(BrokenInvariantError, match=said):
+            await replay.replay(played.connection, other, name, played.keys)
+
+
+async def test_other_code_makes_another_snapshot_and_the_difference_is_named(played, settings):
+    older = forecast.Forecaster(settings, protocol_files.load_all(), forecast.CodeIdentity("0.0.1", ""))
     kept = [
         name
         for name in played.published
         if (await replay.replay(played.connection, played.forecaster, name, played.keys)).published is not None
     ]
-    again = await replay.replay(played.connection, other, kept[-1], played.keys)
+    again = await replay.replay(played.connection, older, kept[-1], played.keys)
     assert not again.is_identical
-    assert "provenance" in again.differences
+    assert again.differences == ["provenance"]
     assert again.rebuilt_digest != again.published_digest
 
 
