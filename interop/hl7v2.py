@@ -26,8 +26,8 @@ from interop.hl7v2_patients import (
     read_prior_identifiers,
     read_visit,
 )
-from interop.hl7v2_records import Header, Identifier, Message, PatientIdentity, Practitioner, Reading, Visit
 from interop.hl7v2_text import read_text, shorten, with_segment_ends
+from interop.messages import Header, Identifier, Message, PatientIdentity, Practitioner, Reading, Visit
 from vocabulary.records import Movement, Reason, Rejected
 
 __all__ = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from interop.hl7v2_records import Header
+from interop.messages import Header
 from vocabulary.records import Reason
 
 CODES: Final = frozenset({"AA", "AE", "AR", "CA", "CE", "CR"})

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Final
 
 from interop.hl7v2_dialect import BAD_TIME, Dialect
-from interop.hl7v2_records import Header
 from interop.hl7v2_text import Text, read_first_line
+from interop.messages import Header
 from vocabulary.records import Rejected
 
 _PADDING: Final = [""] * 18

@@ -19,9 +19,9 @@ from typing import Final
 
 from interop.hl7v2_dialect import BAD_TIME, OBSERVED_AT, Dialect
 from interop.hl7v2_patients import bad_time, patient_key
-from interop.hl7v2_records import Header, Reading
 from interop.hl7v2_text import shorten
 from interop.hl7v2_values import Parsed, is_empty, read_value
+from interop.messages import Header, Reading
 from vocabulary.records import Reason, Rejected
 
 _RESULTS: Final = frozenset({"F", "P", "C", "R", "S", "U", "A", "B", "V", ""})

@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import Final
 
 from interop.hl7v2_dialect import BAD_TIME, NULL, Dialect
-from interop.hl7v2_records import Identifier, PatientIdentity, Practitioner, Visit
 from interop.hl7v2_text import shorten
 from interop.hl7v2_time import parse_date
+from interop.messages import Identifier, PatientIdentity, Practitioner, Visit
 from vocabulary.records import DischargeOutcome, Place, Reason, Rejected
 
 MOST_IDENTIFIERS: Final = 64

@@ -29,7 +29,7 @@ def of_house(settings: Settings, ports: dict[str, int], servers: Servers) -> lis
     """
     day = today()
     numbers = {"clinic": settings.clinic_port, "mqtt": ports.get("mqtt", 0)}
-    numbers |= {f"mllp.{feed.name}": feed.port for feed in settings.feeds}
+    numbers |= {feed.listener: feed.port for feed in settings.feeds}
     doors = []
     for name in listeners.names(settings):
         if numbers[name]:

@@ -138,7 +138,7 @@ class House:
 
     def sender_identity(self) -> Path | None:
         """Return an identity for a demonstration's senders, made now; None where listeners speak plain text."""
-        if not any(self._resolved.speaks_tls(f"mllp.{feed}", today()) for feed in self.feed_addresses):
+        if not any(self._resolved.speaks_tls(feed.listener, today()) for feed in self._resolved.feeds):
             return None
         identities = Identities(self.data_dir, self._resolved)
         folder = self.data_dir.root / "hospital"

@@ -1,7 +1,7 @@
 """Messages out of packs: decoded under their feed's rules, and whether their sender sent them before.
 
 Here: bodies from RAW or the blob store, what was cut off or too large, the identity of a message.
-Not here: what becomes of a message (twin.normalizer), decoding itself (interop.hl7v2).
+Not here: what becomes of a message (twin.normalizer), which decoder reads it (twin.decoders).
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import logging
 from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
-from interop import hl7v2
+from interop.messages import Message
 from stores import blob_keys, source_messages
 from stores.blobs import BlobDamagedError, BlobMissingError, BlobStore
 from stores.database import Connection
 from stores.envelope import KeyDestroyedError, KeyMissingError, Keys
+from twin.decoders import DECODERS
 from twin.outcomes import CONTROL_FEED, Arrival
 from vocabulary.records import RawId, RawPack, Reason, Rejected
 from vocabulary.settings import FeedSettings, Settings
@@ -39,9 +40,9 @@ class Arrivals:
         """Return a feed's settings; of one that is no longer configured, the defaults."""
         return self._feeds.get(name) or FeedSettings.model_construct(name=name)
 
-    def decode(self, body: bytes, feed: str) -> hl7v2.Message | Rejected:
+    def decode(self, body: bytes, feed: str) -> Message | Rejected:
         """Return a body as a message, its times read in the feed's zone where they carry none."""
-        return hl7v2.decode(body, self._zones.get(feed, ZoneInfo("UTC")))
+        return DECODERS[self.feed(feed).kind](body, self._zones.get(feed, ZoneInfo("UTC")))
 
     async def arrival(self, position: int, index: int, pack: RawPack) -> Arrival:
         """Return one message of a pack, decoded, or with why it cannot be."""
@@ -50,7 +51,7 @@ class Arrivals:
         raw = RawId(position, index)
         if pack.feed == CONTROL_FEED:
             return Arrival(raw, pack.feed, item, body, Rejected(Reason.UNSUPPORTED_MESSAGE, "", "", ""))
-        message: hl7v2.Message | Rejected
+        message: Message | Rejected
         if item.oversize_bytes:
             limit = self.feed(pack.feed).max_message_bytes
             message = Rejected(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from interop.hl7v2 import Visit
+from interop.messages import Visit
 from stores.database import storable
 
 Practitioners = tuple[tuple[str, str], ...]

@@ -22,7 +22,7 @@ from typing import Self
 
 import msgspec
 
-from interop.hl7v2 import Identifier, Message, PatientIdentity
+from interop.messages import Identifier, Message, PatientIdentity
 from stores import clinical
 from stores.clinical import AssociationRow, PatientRow
 from stores.database import Connection, storable

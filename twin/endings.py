@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from interop.hl7v2 import PatientIdentity, Visit
+from interop.messages import PatientIdentity, Visit
 from vocabulary.records import DischargeOutcome, Movement
 
 CLOCKS_US: Final = 60_000_000

@@ -25,19 +25,16 @@ from stores.blobs import BlobStore
 from twin import health, process
 from twin import listeners as doors
 from twin.bus import Bus
+from twin.door_services import DoorContext, door_for
 from twin.mllp_connection import MllpConnection
 from twin.mllp_door import Door, DoorTls
+from twin.raw_writer import BLOB_BYTES, PACK_BYTES, PACK_MESSAGES, QUEUE_BYTES, Intake, RawWriter
 from vocabulary.clock import Clock, SystemClock
 from vocabulary.errors import ConfigurationError, StreamFullError, UnavailableError
 from vocabulary.records import RawItem, RawPack, Rejected
 from vocabulary.settings import FeedSettings, Settings
 from vocabulary.tls import Identity
 
-PACK_MESSAGES = 500
-PACK_BYTES = 512 * 1024  # a pack of 500 lab messages would pass nats-server's payload limit
-BLOB_BYTES = 256 * 1024  # a larger body goes to the blob store; RAW carries its digest
-QUEUE_BYTES = 32 * 1024 * 1024  # above this a feed's sockets are not read
-_RETRY_S = 0.25
 TICK_FEED = "tick"
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -65,17 +62,18 @@ class FeedListener:
         self.noise_bytes = 0
         self.received = 0
         self.acknowledged = 0
-        self.is_raw_full = False
-        self._bus = bus
+        self._writer = RawWriter(feed.name, bus, clock, blobs)
         self._clock = clock
-        self._blobs = blobs
         self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._is_draining = False
         self._door = Door(feed.name, lambda: MllpConnection(self), lambda: len(self.connections), tls)
-        self._pack_number = 0
-        self._session = uuid.uuid4().hex[:12]  # makes pack ids and our ACK control ids unique over restarts
+
+    @property
+    def is_raw_full(self) -> bool:
+        """Return whether RAW or the disk refuses at the moment."""
+        return self._writer.is_raw_full
 
     @property
     def is_full(self) -> bool:
@@ -130,7 +128,7 @@ class FeedListener:
                 continue
             taken = self._take()
             items = [await self._item(waiting) for waiting in taken]
-            await self._store(items)
+            await self._writer.store(items)
             was_full = self.is_full
             self._queued_bytes -= sum(len(waiting.frame.body) for waiting in taken)
             if was_full and not self.is_full:
@@ -151,44 +149,17 @@ class FeedListener:
         frame = waiting.frame
         times = (waiting.received_at_us, waiting.received_monotonic_ns, waiting.connection.peer)
         client = waiting.connection.client
-        if frame.is_oversize:
-            return RawItem(
-                *times, frame.body, oversize_bytes=frame.size, is_truncated=frame.is_truncated, client=client
-            )
-        if len(frame.body) > BLOB_BYTES:
-            while True:
-                try:
-                    digest = await asyncio.to_thread(self._blobs.put, frame.body)
-                except (OSError, UnavailableError):
-                    self.is_raw_full = True  # the disk is full or gone: no ACK until the body is safe
-                    await asyncio.sleep(_RETRY_S)
-                else:
-                    return RawItem(*times, b"", blob=digest, is_truncated=frame.is_truncated, client=client)
-        return RawItem(*times, frame.body, is_truncated=frame.is_truncated, client=client)
-
-    async def _store(self, items: list[RawItem]) -> None:
-        """Append one pack to RAW; waits out a full stream and an absent server, since nobody was told it is safe."""
-        self._pack_number += 1
-        pack = RawPack(f"{self._session}-{self._pack_number}", self.feed.name, self._clock.now_us(), items)
-        data = _ENCODER.encode(pack)
-        while True:
-            try:
-                await self._bus.publish_raw(self.feed.name, pack.pack_id, data)
-            except StreamFullError:
-                self.is_raw_full = True
-            except UnavailableError:
-                pass
-            else:
-                self.is_raw_full = False
-                return
-            await asyncio.sleep(_RETRY_S)
+        size = frame.size if frame.is_oversize else 0
+        return await self._writer.item(
+            RawItem(*times, frame.body, oversize_bytes=size, is_truncated=frame.is_truncated, client=client)
+        )
 
     def _answer(self, waiting: Waiting, index: int) -> None:
         frame = waiting.frame
         if frame.is_truncated:
             waiting.connection.acknowledge(len(frame.body), b"")  # nobody waits for an answer to it
             return
-        control_id = f"{self._session[:6]}{self._pack_number}-{index}"
+        control_id = f"{self._writer.session[:6]}{self._writer.packs}-{index}"
         header = hl7v2.decode_header(frame.body)
         if frame.is_oversize:
             text = f"message of {frame.size} bytes is over this feed's limit of {self.feed.max_message_bytes}"
@@ -278,7 +249,7 @@ def tls_of(feed: FeedSettings, settings: Settings, today: date) -> DoorTls | Non
         ConfigurationError: the listener's certificate cannot be used, or the feed names its senders and could not tell
             them apart.
     """
-    is_tls = settings.speaks_tls(f"mllp.{feed.name}", today)
+    is_tls = settings.speaks_tls(feed.listener, today)
     if feed.client_names and not (is_tls and feed.requires_client_certificate):
         raise ConfigurationError(
             f"The feed {feed.name} names its senders (client_names), but asks for no certificates. Set "
@@ -316,36 +287,61 @@ async def run(settings: Settings, bus: Bus, clock: Clock, stop: asyncio.Event) -
     blobs = BlobStore(settings.data_dir / "blobs", ArrivalsLock.load(settings.keys_dir / "arrivals.pub"))
     allow_many_connections()
     today = doors.today(SystemClock())
-    listeners = [FeedListener(feed, bus, clock, blobs, tls_of(feed, settings, today)) for feed in settings.feeds]
+    listeners = [
+        FeedListener(feed, bus, clock, blobs, tls_of(feed, settings, today))
+        for feed in settings.feeds
+        if feed.kind == "hl7v2"
+    ]
+    intakes = {
+        feed.name: Intake(RawWriter(feed.name, bus, clock, blobs), clock)
+        for feed in settings.feeds
+        if feed.kind != "hl7v2"
+    }
+    services = {
+        feed.name: door_for(DoorContext(feed, settings, bus, clock, blobs, intakes[feed.name], today))
+        for feed in settings.feeds
+        if feed.name in intakes
+    }
+    queues: list[FeedListener | Intake] = [*listeners, *intakes.values()]
     addresses = {listener.feed.name: await listener.start(settings.host) for listener in listeners}
+    addresses |= {name: await service.start(settings.host) for name, service in services.items()}
     watch = RawWatch()
 
     def detail() -> health.Detail:
         return {
             **{f"{name}_address": address for name, address in addresses.items()},
-            "received": sum(listener.received for listener in listeners),
-            "acknowledged": sum(listener.acknowledged for listener in listeners),
+            "received": sum(door.received for door in queues),
+            "acknowledged": sum(listener.acknowledged for listener in listeners)
+            + sum(intake.stored for intake in intakes.values()),
             "connections": sum(len(listener.connections) for listener in listeners),
             "senders_refused": sum(listener.refused for listener in listeners),
             "noise_bytes": sum(listener.noise_bytes for listener in listeners),
-            "is_raw_full": watch.is_full or any(listener.is_raw_full for listener in listeners),
+            "is_raw_full": watch.is_full or any(door.is_raw_full for door in queues),
+            **{f"{name}_{key}": value for name, service in services.items() for key, value in service.detail().items()},
             "raw_refused_s": round(watch.refused_s(asyncio.get_running_loop().time()), 1),
         }
 
     address = " ".join(f"{name}={value}" for name, value in addresses.items())
     async with asyncio.TaskGroup() as tasks:
-        committers = [tasks.create_task(listener.commit_forever()) for listener in listeners]
+        committers = [tasks.create_task(door.commit_forever()) for door in queues]
+        serving = [tasks.create_task(service.run()) for service in services.values()]
+
+        def is_ready() -> bool:
+            return bus.is_ready and all(service.is_ready for service in services.values())
+
         background = [
             tasks.create_task(tick_forever(bus, clock, settings.tick_interval_s, watch)),
-            tasks.create_task(
-                health.report(settings.data_dir / "run", "ingress", address, lambda: bus.is_ready, detail)
-            ),
+            tasks.create_task(health.report(settings.data_dir / "run", "ingress", address, is_ready, detail)),
         ]
         await stop.wait()
         for listener in listeners:
             await listener.stop_listening()
+        for service in services.values():
+            await service.stop()
+        for intake in intakes.values():
+            intake.drain()
         # What was received but cannot be stored was never acknowledged: its sender keeps it.
         await asyncio.wait(committers, timeout=5)
         for listener in listeners:
             listener.close_connections()
-        await process.end([*committers, *background])
+        await process.end([*serving, *committers, *background])

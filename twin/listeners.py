@@ -35,7 +35,7 @@ def today(clock: Clock) -> date:
 
 def names(settings: Settings) -> tuple[str, ...]:
     """Return the listeners there are, by the names that waivers use; MQTT is nats-server's, which may be elsewhere."""
-    return (CLINIC, MQTT, *(f"mllp.{feed.name}" for feed in settings.feeds))
+    return (CLINIC, MQTT, *(feed.listener for feed in settings.feeds))
 
 
 def require_safe(settings: Settings, day: date) -> None:
@@ -78,7 +78,7 @@ def _words(waiver: Waiver) -> str:
 def _requires_client(settings: Settings, listener: str) -> bool:
     if listener == MQTT:
         return True
-    return any(f"mllp.{feed.name}" == listener and feed.requires_client_certificate for feed in settings.feeds)
+    return any(feed.listener == listener and feed.requires_client_certificate for feed in settings.feeds)
 
 
 def context(settings: Settings, listener: str, day: date) -> ssl.SSLContext | None:

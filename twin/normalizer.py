@@ -15,7 +15,7 @@ import logging
 import msgspec
 
 from governance.privacy import KeyRing
-from interop import hl7v2
+from interop.messages import Message
 from interop.terminology import Terminology
 from stores import clinical_write, feeds, partition_log, positions, quarantine, raw_subjects, source_messages
 from stores.database import Connection, storable, transaction
@@ -227,7 +227,7 @@ class Normalizer:
                 work.blobs[arrival.item.blob] = patient_id
         self._touch(arrival, message, work.held - before, work)
 
-    def _refusal(self, arrival: Arrival, message: hl7v2.Message, seen: source_messages.Seen | None) -> Rejected | None:
+    def _refusal(self, arrival: Arrival, message: Message, seen: source_messages.Seen | None) -> Rejected | None:
         header = message.header
         if seen is not None:
             if seen.is_same_body:
@@ -244,7 +244,7 @@ class Normalizer:
             return Rejected(Reason.NOT_PRODUCTION, "MSH-11", "P (production)", header.processing_id)
         return None
 
-    def _resembles(self, arrival: Arrival, message: hl7v2.Message) -> int:
+    def _resembles(self, arrival: Arrival, message: Message) -> int:
         """Return whose a message seems to be that reached no twin: it is erased with that patient's. 0: nobody's."""
         resolved = self._directory.resolve(
             message,
@@ -254,7 +254,7 @@ class Normalizer:
         )
         return resolved.patient_id if isinstance(resolved, Resolved) else 0
 
-    async def _admit(self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work) -> int:
+    async def _admit(self, arrival: Arrival, message: Message, counts: Counts, work: Work) -> int:
         """Apply a message that is new and well formed; its outcome may still be to wait.
 
         Returns:
@@ -290,9 +290,7 @@ class Normalizer:
                 await self._release_waiting(key, arrival, work)
         return _patient_of(events)
 
-    def _observe(
-        self, arrival: Arrival, message: hl7v2.Message, counts: Counts, work: Work
-    ) -> Observed | Waiting | Rejected:
+    def _observe(self, arrival: Arrival, message: Message, counts: Counts, work: Work) -> Observed | Waiting | Rejected:
         """Map a message's readings for its patient; values that may not pass are held one by one."""
         at_us = next((r.effective_at_us for r in message.readings if r.effective_at_us is not None), None)
         resolved = self._directory.resolve(
@@ -401,7 +399,7 @@ class Normalizer:
             )
         )
 
-    def _touch(self, arrival: Arrival, message: hl7v2.Message, not_accepted: int, work: Work) -> None:
+    def _touch(self, arrival: Arrival, message: Message, not_accepted: int, work: Work) -> None:
         header = message.header
         skew_s = None
         if header.message_at_us is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from interop import hl7v2
+from interop.messages import Message
 from stores import feeds, quarantine
 from stores.ledger import Entry, Kind
 from vocabulary.records import Event, Merged, Outcome, RawId, RawItem, RawPack, Rejected, partition_of
@@ -48,7 +48,7 @@ class Arrival(NamedTuple):
     feed: str
     item: RawItem
     body: bytes
-    message: hl7v2.Message | Rejected
+    message: Message | Rejected
 
 
 class Counts:

@@ -36,6 +36,19 @@ RESERVED_FEEDS: Final = frozenset({"tick", "control", "unreadable"})
 """Packs of the log's own: its clock, operators' commands, what is no pack. A feed of that name would be lost."""
 
 
+FeedKind = Literal["hl7v2", "fhir", "dicom", "ieee11073", "wearables"]
+"""What a feed speaks, which decides its door and its decoder."""
+
+DOORS: Final[dict[FeedKind, str]] = {
+    "hl7v2": "mllp",
+    "fhir": "http",
+    "dicom": "dicom",
+    "ieee11073": "sdc",
+    "wearables": "mqtt",
+}
+"""The protocol a kind of feed comes in by: the first half of its listener's name (`mllp.lab`)."""
+
+
 class FeedSettings(BaseModel):
     """One sending system behind a listener."""
 
@@ -43,8 +56,10 @@ class FeedSettings(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Names the feed in the ledger, in `vigil feeds` and in RAW.<name>."""
+    kind: FeedKind = "hl7v2"
+    """What it speaks."""
     port: int = Field(default=0, ge=0, le=65535)
-    """TCP port of the MLLP listener; 0 takes a free one."""
+    """TCP port of its listener; 0 takes a free one."""
     timezone: str = "UTC"
     """IANA zone of times sent without an offset. A time that occurs twice in autumn is read as the first."""
     expected_interval_s: float = Field(default=60.0, gt=0)
@@ -57,6 +72,11 @@ class FeedSettings(BaseModel):
     """Where the listener speaks TLS: whether a sender must show a certificate of an authority we believe."""
     client_names: tuple[str, ...] = ()
     """Common names of the senders' certificates that may speak on this feed; empty allows any that is believed."""
+
+    @property
+    def listener(self) -> str:
+        """Return the listener's name, as waivers and status use it: `mllp.lab`."""
+        return f"{DOORS[self.kind]}.{self.name}"
 
     @field_validator("name")
     @classmethod
@@ -80,8 +100,8 @@ class Waiver(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listener: str = Field(pattern=r"^(clinic|mqtt|mllp\.[a-z][a-z0-9_]*)$")
-    """Which: `clinic`, `mqtt`, or `mllp.<feed>`."""
+    listener: str = Field(pattern=r"^(clinic|mqtt|(mllp|http|dicom|sdc|mqtt)\.[a-z][a-z0-9_]*)$")
+    """Which: `clinic`, `mqtt`, or a feed's, such as `mllp.<feed>`."""
     reason: str = Field(min_length=10)
     """Why it cannot speak TLS, and what protects it instead."""
     approved_by: str = Field(min_length=2)
@@ -169,7 +189,7 @@ class Settings(BaseSettings):
         FeedSettings(name="monitors", expected_interval_s=60.0),
         FeedSettings(name="lab", expected_interval_s=6 * 3600.0),
     )
-    """The MLLP listeners, one a sending system."""
+    """The doors, one a sending system."""
     local_codes: dict[str, str] = Field(default_factory=dict)
     """A sender's own codes that a person at this site has mapped: "<OBX-3.3 system>|<code>" to a concept key."""
     raw_max_bytes: int = Field(default=8 * 1024**3, ge=1024 * 1024)

@@ -13,10 +13,11 @@ import pytest
 from interop import mllp
 from stores import blob_keys
 from stores.blobs import BlobStore
-from twin import ingress, mllp_connection
+from twin import ingress, mllp_connection, raw_writer
 from twin.bus import Bus
-from twin.ingress import BLOB_BYTES, PACK_BYTES, PACK_MESSAGES, QUEUE_BYTES, FeedListener
+from twin.ingress import FeedListener
 from twin.mllp_connection import CONNECTION_BYTES
+from twin.raw_writer import BLOB_BYTES, PACK_BYTES, PACK_MESSAGES, QUEUE_BYTES
 from vocabulary.clock import ManualClock
 from vocabulary.errors import StreamFullError, UnavailableError
 from vocabulary.records import RawPack
@@ -75,7 +76,7 @@ class Raw:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(ingress, "_RETRY_S", 0.01)
+    monkeypatch.setattr(raw_writer, "_RETRY_S", 0.01)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hospital.sender import MllpSender, Patience, Transcript
 from interop import mllp
 from stores.blobs import BlobStore
-from twin import ingress, mllp_connection, mllp_door
+from twin import mllp_connection, mllp_door, raw_writer
 from twin.ingress import FeedListener, tls_of
 from twin.mllp_connection import CONNECTION_BYTES
 from twin.mllp_door import DoorTls
@@ -67,7 +67,7 @@ class RawStub:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(ingress, "_RETRY_S", 0.01)
+    monkeypatch.setattr(raw_writer, "_RETRY_S", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""What an HL7 v2 message says, as records.
+"""What one message says about one patient, as records: the same shape whatever standard it came in.
 
-Here: the shapes `interop.hl7v2` gives out, with no HL7 delimiters left in them.
-Not here: reading them from bytes (interop.hl7v2), canonical observations (vocabulary.records).
-Source: HL7 v2.6 chapters 2 (MSH), 3 (PID, PV1, MRG, EVN) and 7 (OBR, OBX).
+Here: the shapes that every decoder gives out, with no delimiters left in them, in the sender's codes and units.
+Not here: reading them from bytes (hl7v2, fhir, ieee11073, wearables, dicom), canonical observations
+(vocabulary.records).
+Source: HL7 v2.6 chapters 2 (MSH), 3 (PID, PV1, MRG, EVN) and 7 (OBR, OBX), whose names are used throughout.
 
 These structs opt out of the garbage collector: they cannot form a cycle, and thousands are made each second.
 """
@@ -11,11 +12,15 @@ from __future__ import annotations
 
 import msgspec
 
+from vocabulary.facts import Fact
 from vocabulary.records import DischargeOutcome, Movement, Place, Rejected
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
-    """MSH. The four application fields are as sent, delimiters included, so that an ACK can echo them."""
+    """MSH. The four application fields are as sent, delimiters included, so that an ACK can echo them.
+
+    Other standards fill what they have (`envelope`).
+    """
 
     field: str  # MSH-1, the field separator
     encoding: str  # MSH-2: component, repetition, escape, subcomponent[, truncation]
@@ -34,6 +39,41 @@ class Header(msgspec.Struct, frozen=True, gc=False):
     accept_ack: str  # MSH-15: AL, NE, ER, SU or ""
     application_ack: str  # MSH-16
     codec: str  # the Python codec the bytes were read with
+
+
+def envelope(
+    application: str, facility: str, control_id: str, kind: str, message_at_us: int | None, processing_id: str = "P"
+) -> Header:
+    """Return the header of a message in another standard than HL7 v2.
+
+    Args:
+        application: what sent it: a server's address, an AE title, a device's identity.
+        facility: where that is; "" where not said.
+        control_id: the sender's own identity of this message (resource id and version, SOP Instance UID, device
+            sequence): the same id with other bytes is a conflict. "": the bytes themselves are the identity.
+        kind: FHIR resource type, SOP class, report type, schema name.
+        message_at_us: by the sender's clock; None where not said.
+        processing_id: P production, T training, D debugging.
+    """
+    return Header(
+        "",
+        "",
+        application,
+        facility,
+        "",
+        "",
+        control_id,
+        kind,
+        "",
+        "",
+        "",
+        processing_id,
+        message_at_us,
+        "",
+        "",
+        "",
+        "",
+    )
 
 
 class Identifier(msgspec.Struct, frozen=True, gc=False):
@@ -122,8 +162,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     readings: list[Reading]
     rejected: list[tuple[int, Rejected]]  # value_index and why
     without_value: int  # OBX segments that carry no value (OBX-11 X, containers of a device's hierarchy)
+    facts: tuple[Fact, ...] = ()  # what is told and is no measurement; each counts as a value
 
     @property
     def values(self) -> int:
         """Return how many values the message carries, understood or not."""
-        return len(self.readings) + len(self.rejected)
+        return len(self.readings) + len(self.rejected) + len(self.facts)
