@@ -24,6 +24,7 @@ _WORDS: Final = ("", OUTSIDE_DOMAIN, STALE_INPUT, TOO_LITTLE_DATA, OUTSIDE_WINDO
 """By rising precedence: a row with several reasons names the last of them."""
 
 AGE: Final = "age_last_stay"
+HOURS: Final = "hours_since_admission"
 
 
 class Domain:
@@ -43,7 +44,11 @@ class Domain:
         names = feature_table.names(table)
         groups = group_of_columns(table)
         self._limits = limits
-        self._low, self._high = low, high
+        # How often something is charted is a habit of the house, and hours have limits of their own.
+        self._judged = np.array(
+            [i for i, name in enumerate(names) if "_share_of_hours_" not in name and name != HOURS], np.intp
+        )
+        self._low, self._high = low[self._judged], high[self._judged]
         self._age = names.index(AGE)
         self._since = np.array([i for i, name in enumerate(names) if name.endswith("_hours_since_stay")], np.intp)
         self._measured = [
@@ -59,9 +64,10 @@ class Domain:
         return found
 
     def share_outside(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return what share of a row's measured features lies beyond what training saw, shape (rows,)."""
-        is_outside = (features < self._low) | (features > self._high)  # a comparison with NaN is false
-        measured = np.maximum((~np.isnan(features)).sum(axis=1), 1)
+        """Return what share of what a row's values say lies beyond what training saw, shape (rows,)."""
+        judged = features[:, self._judged]
+        is_outside = (judged < self._low) | (judged > self._high)  # a comparison with NaN is false
+        measured = np.maximum((~np.isnan(judged)).sum(axis=1), 1)
         share: NDArray[np.float64] = is_outside.sum(axis=1) / measured
         return share
 
