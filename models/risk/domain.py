@@ -64,10 +64,13 @@ class Domain:
         return found
 
     def share_outside(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return what share of what a row's values say lies beyond what training saw, shape (rows,)."""
+        """Return what share of a row's measured features lies beyond what training saw, shape (rows,).
+
+        Only what values say can lie beyond it; how often they were charted counts among the features all the same.
+        """
         judged = features[:, self._judged]
         is_outside = (judged < self._low) | (judged > self._high)  # a comparison with NaN is false
-        measured = np.maximum((~np.isnan(judged)).sum(axis=1), 1)
+        measured = np.maximum((~np.isnan(features)).sum(axis=1), 1)
         share: NDArray[np.float64] = is_outside.sum(axis=1) / measured
         return share
 
