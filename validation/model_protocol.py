@@ -176,13 +176,6 @@ class Live(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     inputs: LiveInputs
 
 
-class Lifecycle(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What governance asks beyond verdicts."""
-
-    silent_days: int
-    sites: int
-
-
 class _File(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kind: Literal["model"]
     name: str
@@ -198,7 +191,6 @@ class _File(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bias: Bias
     drift: Drift
     live: Live
-    lifecycle: Lifecycle
 
 
 class ModelProtocol(_File, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -355,8 +347,6 @@ def _number_faults(parsed: _File) -> list[str]:
         "live.alerts.window_hours": live.alerts.window_hours,
         "live.inputs.least_patients": live.inputs.least_patients,
         "live.inputs.window_hours": live.inputs.window_hours,
-        "lifecycle.silent_days": parsed.lifecycle.silent_days + 1,
-        "lifecycle.sites": parsed.lifecycle.sites,
     }
     found.extend(f"{name} is too small" for name, value in least.items() if not 0 < value < math.inf)
     if parsed.attention.rearm_below > parsed.attention.threshold:

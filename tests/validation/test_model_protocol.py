@@ -56,7 +56,6 @@ def test_scores_and_models_share_the_folder_and_not_the_reader():
         ("level = 0.999", "level = 1.0", "live.level"),
         ("observed_to_expected_at_most = 2.0", "observed_to_expected_at_most = 0.9", "must allow 1"),
         ("bootstrap_repetitions = 1000", "bootstrap_repetitions = 50", "too small"),
-        ("sites = 2", "sites = 0", "lifecycle.sites"),
         ('outcome = "death before discharge from this hospital stay"', 'outcome = ""', "outcome is empty"),
     ],
 )
